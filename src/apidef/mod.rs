@@ -1,0 +1,1 @@
+//! API definitions as written.

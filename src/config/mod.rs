@@ -1,0 +1,1 @@
+//! tyk.conf as written.

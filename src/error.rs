@@ -1,0 +1,119 @@
+//! The three families of errors: refusals a client sees, failed exchanges with an upstream, and
+//! files that could not be loaded.
+//!
+//! A [`Reject`] is a decision and not an error: the chain returns it, and only
+//! `gateway::error_response` renders it. Texts and statuses are Tyk 5.4.0's (`handler_error.go`,
+//! `mw_*.go`).
+
+use std::{fmt, path::PathBuf};
+
+/// A refusal of one request, with the status and text that Tyk clients assert.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reject {
+    AuthFieldMissing,
+    KeyNotFound,
+    IpNotAllowed,
+    VersionInfoNotFound,
+    VersionDoesNotExist,
+    ApiExpired,
+    ContentLengthRequired,
+    InternalError,
+    /// The session store did not answer in time.
+    StoreAway,
+    /// Body larger than a step that reads it allows.
+    BodyTooLarge,
+    UpstreamTimeout,
+    UpstreamHostLookup,
+    UpstreamFailed,
+    ClientClosed,
+    AllHostsDown,
+    TargetInvalid,
+}
+
+impl Reject {
+    /// Status, `override_messages` id (empty: none) and default text.
+    #[must_use]
+    pub const fn parts(self) -> (u16, &'static str, &'static str) {
+        match self {
+            Self::AuthFieldMissing => (
+                401,
+                "auth.auth_field_missing",
+                "Authorization field missing",
+            ),
+            Self::KeyNotFound => (
+                403,
+                "auth.key_not_found",
+                "Access to this API has been disallowed",
+            ),
+            Self::IpNotAllowed => (403, "", "access from this IP has been disallowed"),
+            Self::VersionInfoNotFound => (403, "", "Version information not found"),
+            Self::VersionDoesNotExist => (403, "", "This API version does not seem to exist"),
+            Self::ApiExpired => (
+                403,
+                "",
+                "API has expired, please check documentation or contact administrator",
+            ),
+            Self::ContentLengthRequired => (411, "", "Content length is required for this request"),
+            Self::InternalError => (500, "", "Internal Server Error"),
+            Self::StoreAway => (503, "", "Service temporarily unavailable."),
+            Self::BodyTooLarge => (413, "", "Request is too large"),
+            Self::UpstreamTimeout => (504, "", "Upstream service reached hard timeout."),
+            Self::UpstreamHostLookup => (500, "", "Upstream host lookup failed"),
+            Self::UpstreamFailed => (500, "", "There was a problem proxying the request"),
+            Self::ClientClosed => (499, "", "Client closed request"),
+            Self::AllHostsDown => (503, "", "all hosts are down"),
+            Self::TargetInvalid => (500, "", "Couldn't detect target"),
+        }
+    }
+}
+
+/// Why one file, or one part of it, was not loaded. Made for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoadError {
+    pub file: PathBuf,
+    /// 1-based; 0 when the place is not known.
+    pub line: u32,
+    /// 1-based, in bytes; 0 when the place is not known.
+    pub column: u32,
+    /// JSON pointer (RFC 6901) of the value at fault; empty for the whole document.
+    pub pointer: String,
+    /// What was found and what was expected.
+    pub reason: String,
+}
+
+impl LoadError {
+    /// An error about the file as a whole.
+    pub fn whole(file: impl Into<PathBuf>, reason: impl Into<String>) -> Self {
+        Self::at(file, "", reason)
+    }
+
+    /// An error about the value at `pointer`.
+    pub fn at(
+        file: impl Into<PathBuf>,
+        pointer: impl Into<String>,
+        reason: impl Into<String>,
+    ) -> Self {
+        Self {
+            file: file.into(),
+            line: 0,
+            column: 0,
+            pointer: pointer.into(),
+            reason: reason.into(),
+        }
+    }
+}
+
+impl fmt::Display for LoadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.file.display())?;
+        if self.line > 0 {
+            write!(f, ":{}:{}", self.line, self.column)?;
+        }
+        if !self.pointer.is_empty() {
+            write!(f, ": {}", self.pointer)?;
+        }
+        write!(f, ": {}", self.reason)
+    }
+}
+
+impl std::error::Error for LoadError {}

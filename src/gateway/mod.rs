@@ -1,0 +1,1 @@
+//! Assembly: definitions into chains, requests into answers.

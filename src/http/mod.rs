@@ -1,0 +1,3 @@
+//! HTTP without IO: bytes in, bytes out, in the words of RFC 9110 and RFC 9112.
+
+pub mod h1;

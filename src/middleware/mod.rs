@@ -1,0 +1,1 @@
+//! Request steps, one file each.

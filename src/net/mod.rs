@@ -1,0 +1,4 @@
+//! Sockets, TLS and names. The only module that knows the runtime's types.
+
+pub mod io;
+pub mod sys;
