@@ -1,4 +1,6 @@
 //! Sockets, TLS and names. The only module that knows the runtime's types.
 
+pub mod buffers;
 pub mod io;
 pub mod sys;
+pub mod watch;
