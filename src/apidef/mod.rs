@@ -1,1 +1,3 @@
 //! API definitions as written.
+
+pub mod go_regex;
