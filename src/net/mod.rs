@@ -1,6 +1,7 @@
 //! Sockets, TLS and names. The only module that knows the runtime's types.
 
 pub mod buffers;
+pub mod cidr;
 pub mod io;
 pub mod sys;
 pub mod watch;

@@ -109,3 +109,25 @@ pub fn allowed_cpus() -> Vec<usize> {
             .collect()
     }
 }
+
+/// Bytes of a TCP connection that the peer's kernel has acknowledged (`tcpi_bytes_acked`);
+/// `None` when the kernel does not say.
+#[must_use]
+pub fn bytes_acknowledged(fd: RawFd) -> Option<u64> {
+    /// Offset of `tcpi_bytes_acked` in `struct tcp_info` (linux/tcp.h, fixed since 4.1).
+    const AT: usize = 120;
+    let mut info = [0_u8; 192];
+    let mut len = libc::socklen_t::try_from(info.len()).unwrap_or(0);
+    // SAFETY: the kernel writes at most `len` bytes into `info` and stores how many it wrote.
+    let done = unsafe {
+        libc::getsockopt(
+            fd,
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut len,
+        )
+    };
+    let field = info.get(AT..AT + 8).filter(|_| done == 0 && len as usize >= AT + 8)?;
+    Some(u64::from_ne_bytes(field.try_into().ok()?))
+}

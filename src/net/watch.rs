@@ -9,7 +9,7 @@ use std::{
     cell::{Cell, RefCell},
     os::fd::RawFd,
     rc::Rc,
-    time::Instant,
+    time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
 use crate::net::{
@@ -95,6 +95,7 @@ impl Deadline {
 pub struct Clock {
     started: Instant,
     now_ms: Cell<u64>,
+    unix_s: Cell<u64>,
 }
 
 impl Clock {
@@ -104,12 +105,23 @@ impl Clock {
         self.now_ms.get()
     }
 
+    /// Seconds since 1970, as of the last tick.
+    #[must_use]
+    pub fn unix_s(&self) -> u64 {
+        self.unix_s.get()
+    }
+
     /// Exact, at the price of reading the clock.
     #[must_use]
     #[allow(clippy::disallowed_methods, reason = "the shard's clock itself")]
     pub fn exact_ms(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(NEVER)
     }
+}
+
+#[allow(clippy::disallowed_methods, reason = "the shard's clock itself")]
+fn wall_clock_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |span| span.as_secs())
 }
 
 type Entry = std::rc::Weak<Deadline>;
@@ -145,7 +157,11 @@ impl Watch {
     #[allow(clippy::disallowed_methods, reason = "the shard's clock itself")]
     pub fn new() -> Self {
         Self(Rc::new(Wheel {
-            clock: Rc::new(Clock { started: Instant::now(), now_ms: Cell::new(0) }),
+            clock: Rc::new(Clock {
+                started: Instant::now(),
+                now_ms: Cell::new(0),
+                unix_s: Cell::new(wall_clock_s()),
+            }),
             slots: (0..SLOTS).map(|_| RefCell::default()).collect(),
             next_tick: Cell::new(1),
         }))
@@ -173,8 +189,20 @@ impl Watch {
         deadline
     }
 
+    /// Ends every cancelable read of the shard.
+    pub fn cancel_reads(&self) {
+        let mut all = Vec::new();
+        for slot in &self.0.slots {
+            all.extend(slot.borrow().iter().filter_map(|(entry, _)| entry.upgrade()));
+        }
+        for deadline in all {
+            deadline.cancel.cancel();
+        }
+    }
+
     /// Moves the clock on and lets pass what has passed. Called once per tick.
     pub fn turn(&self) {
+        self.clock().unix_s.set(wall_clock_s());
         self.turn_to(self.clock().exact_ms());
     }
 
