@@ -1,1 +1,3 @@
 //! Assembly: definitions into chains, requests into answers.
+
+pub mod reload;
