@@ -1,4 +1,10 @@
 //! Assembly: definitions into chains, requests into answers.
 
+pub mod chain;
 pub mod listen_path;
+pub mod loader;
+pub mod reload;
 pub mod router;
+pub mod serve;
+pub mod snapshot;
+pub mod spec;
