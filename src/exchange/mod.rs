@@ -120,6 +120,8 @@ pub struct Ctx {
     pub decoded_path: Option<Vec<u8>>,
     /// The content, once a step has read it.
     pub content: Option<Vec<u8>>,
+    /// Bytes of `inb` that belong to this request, as far as they have been used.
+    pub consumed: usize,
     /// How long the upstream may take until the first byte of its answer; 0 is for ever.
     pub header_timeout_ms: u64,
     /// Whole field lines for the answer, proxied or not.
@@ -136,6 +138,7 @@ impl Default for Ctx {
             answer: ResponseHead::default(),
             decoded_path: None,
             content: None,
+            consumed: 0,
             header_timeout_ms: 0,
             answer_fields: Vec::new(),
             quota: [0; 3],
@@ -153,7 +156,7 @@ impl Ctx {
     /// The value of the first field of that name.
     #[must_use]
     pub fn field(&self, name: h1::FieldName) -> Option<&[u8]> {
-        self.head.fields.iter().find(|field| field.id == name).map(|field| self.part(field.value))
+        self.head.fields.value(name).map(|value| self.part(value))
     }
 
     /// The value of the first field with a name that has no [`h1::FieldName`].
@@ -169,7 +172,7 @@ impl Ctx {
     /// The path that middleware sees: decoded.
     #[must_use]
     pub fn path(&self) -> &[u8] {
-        self.decoded_path.as_deref().unwrap_or_else(|| self.part(self.head.path))
+        self.decoded_path.as_deref().unwrap_or_else(|| self.head.path_bytes(&self.inb))
     }
 
     /// The address that IP lists and records go by (Tyk: `request.RealIP`).
@@ -193,6 +196,7 @@ impl Ctx {
     pub fn clear(&mut self) {
         self.decoded_path = None;
         self.content = None;
+        self.consumed = 0;
         self.header_timeout_ms = 0;
         self.answer_fields.clear();
         self.quota = [0; 3];

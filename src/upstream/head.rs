@@ -58,10 +58,10 @@ pub fn write_request(
     let mut user_agent = false;
     let mut accept_encoding = false;
     let mut range = false;
-    for field in &head.fields {
+    for field in head.fields.iter() {
         let name = cx.part(field.name);
         let value = cx.part(field.value);
-        if is_named_in_connection(cx, name) {
+        if head.is_connection_option(&cx.inb, name) {
             continue;
         }
         match field.id {
@@ -73,6 +73,8 @@ pub fn write_request(
             FieldName::UserAgent => user_agent = true,
             FieldName::AcceptEncoding => accept_encoding |= !value.is_empty(),
             FieldName::Range => range = true,
+            // Whoever read the content has answered the expectation.
+            FieldName::Expect if cx.content.is_some() => continue,
             id if hop_by_hop::is_hop_by_hop(id) => continue,
             _ => {}
         }
@@ -80,7 +82,7 @@ pub fn write_request(
     }
     out.extend_from_slice(b"X-Forwarded-For: ");
     if forwarded_for {
-        for field in head.fields.iter().filter(|field| field.id == FieldName::XForwardedFor) {
+        for field in head.fields.all(FieldName::XForwardedFor) {
             out.extend_from_slice(cx.part(field.value));
             out.extend_from_slice(b", ");
         }
@@ -126,13 +128,6 @@ pub fn request_content(cx: &Ctx) -> Send {
     if length > 0 || announces_none { Send::Length(length) } else { Send::Nothing }
 }
 
-fn is_named_in_connection(cx: &Ctx, name: &[u8]) -> bool {
-    cx.head
-        .connection_options
-        .iter()
-        .any(|option| cx.part(*option).eq_ignore_ascii_case(name))
-}
-
 /// What the client's copy of an answer must say beside the upstream's own fields.
 pub struct AnswerHead {
     pub send: Send,
@@ -152,7 +147,7 @@ pub fn write_answer(
 ) {
     write_status(out, cx, answer.status, answer.reason.of(buf));
     let mut date = false;
-    for field in &answer.fields {
+    for field in answer.fields.iter() {
         let name = field.name.of(buf);
         match field.id {
             FieldName::ContentLength => {
@@ -191,7 +186,7 @@ pub fn write_interim(out: &mut Vec<u8>, answer: &ResponseHead, buf: &[u8]) {
     let _ = write!(out, "HTTP/1.1 {} ", answer.status);
     out.extend_from_slice(answer.reason.of(buf));
     out.extend_from_slice(b"\r\n");
-    for field in &answer.fields {
+    for field in answer.fields.iter() {
         let end_to_end =
             field.id != FieldName::ContentLength && !hop_by_hop::is_hop_by_hop(field.id);
         if end_to_end {
@@ -204,7 +199,7 @@ pub fn write_interim(out: &mut Vec<u8>, answer: &ResponseHead, buf: &[u8]) {
 /// Appends the 101 that ends HTTP on this connection.
 pub fn write_switching(out: &mut Vec<u8>, answer: &ResponseHead, buf: &[u8]) {
     out.extend_from_slice(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n");
-    for field in &answer.fields {
+    for field in answer.fields.iter() {
         let name = field.name.of(buf);
         let value = field.value.of(buf);
         match field.id {

@@ -64,8 +64,6 @@ pub struct Done {
     pub status: u16,
     /// The client's connection may carry another request.
     pub keep_alive: bool,
-    /// Bytes of `cx.inb` that belonged to this request.
-    pub used: usize,
 }
 
 /// What one exchange works with.
@@ -102,13 +100,12 @@ pub async fn proxy(
     let decode = head::write_request(&mut out, cx, client, upstream, target, path, upgrade);
     let framing = if cx.content.is_some() { Framing::None } else { cx.head.framing };
     let mut incoming = Incoming::new(framing, local.settings.request_body_bytes_max, local);
-    let mut used = cx.head.len;
     if let Some(content) = &cx.content {
         out.extend_from_slice(content);
     } else {
-        let early = cx.inb.get(used..).unwrap_or_default();
+        let early = cx.inb.get(cx.consumed..).unwrap_or_default();
         match incoming.take(early, &mut out, true) {
-            Ok(taken) => used += taken,
+            Ok(taken) => cx.consumed += taken,
             Err(fault) => {
                 local.buffers.give(out);
                 return Err(Fault::Content(fault));
@@ -117,6 +114,12 @@ pub async fn proxy(
     }
     let mut answer = std::mem::take(&mut cx.answer);
     let sent = incoming.is_complete();
+    let mut raw = Vec::new();
+    if !sent {
+        // What is behind the framing that was understood so far belongs to the content too.
+        raw.extend_from_slice(cx.inb.get(cx.consumed..).unwrap_or_default());
+        cx.consumed = cx.inb.len();
+    }
     let exchange = Exchange {
         local,
         pools,
@@ -132,13 +135,10 @@ pub async fn proxy(
     let result = if sent {
         exchange.whole(out, &mut answer).await
     } else {
-        // What is behind the framing that was understood so far belongs to the content too.
-        let raw = cx.inb.get(used..).unwrap_or_default().to_vec();
-        used = cx.inb.len();
         Box::pin(exchange.streamed(out, raw, incoming, &mut answer)).await
     };
     cx.answer = answer;
-    result.map(|done| Done { used, ..done })
+    result
 }
 
 impl Exchange<'_> {
@@ -453,7 +453,7 @@ impl Exchange<'_> {
         let how = AnswerHead { send, close, decoded };
         head::write_answer(&mut out, answer, &buf, cx, local, &how);
         let status = answer.status;
-        let done = Done { status, keep_alive: !close, used: 0 };
+        let done = Done { status, keep_alive: !close };
         let mut pass = Pass { exchange: self, conn, deadline, out };
         let clean = match (answer.framing, send) {
             (Framing::None, _) => {
@@ -502,7 +502,7 @@ impl Exchange<'_> {
         self.client.begun.set(true);
         tunnel::run(self.local, self.client, &conn, out, to_client_from, to_upstream, websocket)
             .await;
-        Ok(Done { status: 101, keep_alive: false, used: 0 })
+        Ok(Done { status: 101, keep_alive: false })
     }
 }
 

@@ -1,0 +1,80 @@
+//! What is served, as one immutable value: published by the control thread, picked up by every
+//! shard between two requests.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use arc_swap::ArcSwap;
+
+use crate::gateway::{error_response::ErrorResponses, router::Router, spec::Api};
+
+/// All APIs and how requests find them.
+pub struct Snapshot {
+    /// What a router's targets point to.
+    pub slots: Vec<Slot>,
+    pub ports: Vec<Port>,
+    pub errors: Arc<ErrorResponses>,
+}
+
+/// One entry of the route table.
+pub enum Slot {
+    Api(Arc<Api>),
+    /// A definition that was refused keeps its route, so that its traffic never reaches another API.
+    Refused,
+}
+
+/// The routes of one listener.
+pub struct Port {
+    pub key: PortKey,
+    pub router: Router,
+    /// `/hello`, `/tyk/…` and their siblings live here too.
+    pub carries_control: bool,
+}
+
+/// A listener's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+pub struct PortKey {
+    pub port: u16,
+    pub tls: bool,
+}
+
+impl Snapshot {
+    /// The routes of a listener; `None` when no API and no control API uses it any more.
+    #[must_use]
+    pub fn port(&self, key: PortKey) -> Option<&Port> {
+        self.ports.iter().find(|port| port.key == key)
+    }
+}
+
+/// The place where the current snapshot is found. Readers compare one number per request.
+pub struct Published {
+    current: ArcSwap<Snapshot>,
+    epoch: AtomicU64,
+}
+
+impl Published {
+    #[must_use]
+    pub fn new(snapshot: Arc<Snapshot>) -> Self {
+        Self { current: ArcSwap::new(snapshot), epoch: AtomicU64::new(1) }
+    }
+
+    /// Publishes a snapshot. Answers the one before, so that the caller drops it and no shard does.
+    pub fn publish(&self, snapshot: Arc<Snapshot>) -> Arc<Snapshot> {
+        let before = self.current.swap(snapshot);
+        self.epoch.fetch_add(1, Ordering::Release);
+        before
+    }
+
+    /// Grows with every publication.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    #[must_use]
+    pub fn load(&self) -> Arc<Snapshot> {
+        self.current.load_full()
+    }
+}
