@@ -1,4 +1,7 @@
 //! Sockets, TLS and names. The only module that knows the runtime's types.
 
 pub mod io;
+pub mod listener;
+pub mod proxy_connect;
 pub mod sys;
+pub mod tls;
