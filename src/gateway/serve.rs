@@ -37,7 +37,7 @@ pub struct Worker {
     pub local: Rc<Local>,
     pub pools: Pools,
     published: Arc<Published>,
-    view: RefCell<Arc<Snapshot>>,
+    view: RefCell<Rc<Arc<Snapshot>>>,
     epoch: Cell<u64>,
 }
 
@@ -56,19 +56,19 @@ impl Worker {
     #[must_use]
     pub fn new(local: Rc<Local>, published: Arc<Published>) -> Self {
         let epoch = Cell::new(published.epoch());
-        let view = RefCell::new(published.load());
+        let view = RefCell::new(Rc::new(published.load()));
         Self { local, pools: Pools::default(), published, view, epoch }
     }
 
     /// The current snapshot. Costs one comparison when nothing changed.
     #[must_use]
-    pub fn view(&self) -> Arc<Snapshot> {
+    pub fn view(&self) -> Rc<Arc<Snapshot>> {
         let epoch = self.published.epoch();
         if epoch != self.epoch.get() {
             self.epoch.set(epoch);
-            self.view.replace(self.published.load());
+            self.view.replace(Rc::new(self.published.load()));
         }
-        Arc::clone(&self.view.borrow())
+        Rc::clone(&self.view.borrow())
     }
 }
 

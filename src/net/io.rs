@@ -15,11 +15,14 @@ use std::{
 
 use monoio::{
     buf::{IoBuf, IoBufMut},
-    io::{AsyncReadRent, AsyncWriteRentExt, CancelableAsyncReadRent, Canceller},
+    io::{AsyncReadRent, AsyncWriteRentExt, CancelHandle, CancelableAsyncReadRent, Canceller},
     net::TcpStream,
 };
 
-use crate::net::sys::{self, Duplex, Half};
+use crate::net::{
+    sys::{self, Duplex, Half},
+    tls::Tls,
+};
 
 /// What an operation brings back: its result and the buffer that was lent to it.
 pub type Lent<T> = (io::Result<T>, Vec<u8>);
@@ -30,15 +33,19 @@ pub fn is_canceled(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::ECANCELED)
 }
 
-/// Ends reads that were started with it, without losing what they brought.
+/// Ends reads and accepts that were started with it, without losing what they brought.
 #[derive(Default)]
 pub struct Cancel(RefCell<Canceller>);
 
 impl Cancel {
-    /// Ends the reads under way; later reads are not affected.
+    /// Ends the operations under way; later ones are not affected.
     pub fn cancel(&self) {
         let canceller = self.0.take();
         self.0.replace(canceller.cancel());
+    }
+
+    pub(in crate::net) fn handle(&self) -> CancelHandle {
+        self.0.borrow().handle()
     }
 }
 
@@ -77,6 +84,11 @@ impl Tcp {
     pub(crate) fn new(stream: TcpStream) -> Self {
         // Small answers must not wait for an acknowledgement; failure leaves them slow, not wrong.
         let _ = stream.set_nodelay(true);
+        Self::accepted(stream)
+    }
+
+    /// A connection that got `TCP_NODELAY` from its listening socket.
+    pub(in crate::net) fn accepted(stream: TcpStream) -> Self {
         Self(Rc::new(Duplex::new(stream)))
     }
 
@@ -101,7 +113,7 @@ impl Transport for Tcp {
     async fn read_until_canceled(&self, buf: Vec<u8>, cancel: &Cancel) -> Lent<usize> {
         let filled = buf.len();
         let capacity = buf.capacity();
-        let handle = cancel.0.borrow().handle();
+        let handle = cancel.handle();
         let (result, slice) = self
             .0
             .get()
@@ -125,5 +137,121 @@ impl Transport for Tcp {
 
     fn fd(&self) -> RawFd {
         self.0.get().as_raw_fd()
+    }
+}
+
+/// A connection, encrypted or not. Cloning shares it.
+#[derive(Clone)]
+pub enum Stream {
+    Tcp(Tcp),
+    Tls(Tls),
+}
+
+/// Futures of the encrypted side are boxed, so that a plain connection does not carry their size.
+impl Transport for Stream {
+    async fn read(&self, buf: Vec<u8>) -> Lent<usize> {
+        match self {
+            Self::Tcp(tcp) => tcp.read(buf).await,
+            Self::Tls(tls) => Box::pin(tls.read(buf)).await,
+        }
+    }
+
+    async fn read_until_canceled(&self, buf: Vec<u8>, cancel: &Cancel) -> Lent<usize> {
+        match self {
+            Self::Tcp(tcp) => tcp.read_until_canceled(buf, cancel).await,
+            Self::Tls(tls) => Box::pin(tls.read_until_canceled(buf, cancel)).await,
+        }
+    }
+
+    async fn write_all(&self, buf: Vec<u8>, from: usize) -> Lent<()> {
+        match self {
+            Self::Tcp(tcp) => tcp.write_all(buf, from).await,
+            Self::Tls(tls) => Box::pin(tls.write_all(buf, from)).await,
+        }
+    }
+
+    async fn readable(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(tcp) => tcp.readable().await,
+            Self::Tls(tls) => Box::pin(tls.readable()).await,
+        }
+    }
+
+    fn shutdown(&self, half: Half) {
+        match self {
+            Self::Tcp(tcp) => tcp.shutdown(half),
+            Self::Tls(tls) => tls.shutdown(half),
+        }
+    }
+
+    fn fd(&self) -> RawFd {
+        match self {
+            Self::Tcp(tcp) => tcp.fd(),
+            Self::Tls(tls) => tls.fd(),
+        }
+    }
+}
+
+#[cfg(test)]
+pub(in crate::net) mod tests {
+    use monoio::{FusionDriver, LegacyDriver, RuntimeBuilder};
+
+    use super::*;
+
+    /// Runs the same body on io_uring (where the machine has it) and on epoll.
+    pub(in crate::net) fn on_both_drivers<F: Future<Output = ()>>(body: impl Fn() -> F) {
+        RuntimeBuilder::<FusionDriver>::new()
+            .enable_timer()
+            .build()
+            .expect("a runtime")
+            .block_on(body());
+        RuntimeBuilder::<LegacyDriver>::new()
+            .enable_timer()
+            .build()
+            .expect("a runtime")
+            .block_on(body());
+    }
+
+    /// Two ends of one loopback connection.
+    pub(in crate::net) async fn pair() -> (Tcp, Tcp) {
+        let listener = monoio::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let addr = listener.local_addr().expect("bound");
+        let client = std::net::TcpStream::connect(addr).expect("connects");
+        client.set_nonblocking(true).expect("a socket");
+        let client = TcpStream::from_std(client).expect("registers");
+        let (server, _) = listener.accept().await.expect("accepts");
+        (Tcp::new(client), Tcp::new(server))
+    }
+
+    #[test]
+    fn a_canceled_read_gives_its_buffer_back_and_loses_nothing() {
+        on_both_drivers(|| async {
+            let (a, b) = pair().await;
+            let cancel = Rc::new(Cancel::default());
+            let read = monoio::spawn({
+                let (a, cancel) = (a.clone(), cancel.clone());
+                async move { a.read_until_canceled(Vec::with_capacity(64), &cancel).await }
+            });
+            monoio::time::sleep(std::time::Duration::from_millis(2)).await;
+            cancel.cancel();
+            let (result, buf) = read.await;
+            assert!(is_canceled(&result.expect_err("ended")) && buf.capacity() == 64);
+            b.write_all(b"later".to_vec(), 0).await.0.expect("writes");
+            let (result, buf) = a.read(buf).await;
+            assert_eq!((result.expect("reads"), buf.as_slice()), (5, &b"later"[..]));
+        });
+    }
+
+    #[test]
+    fn the_future_of_a_plain_read_stays_small() {
+        let size = |stream: &Stream| size_of_val(&stream.read(Vec::new()));
+        on_both_drivers(|| async {
+            let (a, _b) = pair().await;
+            assert!(
+                size(&Stream::Tcp(a.clone())) <= 256,
+                "{}",
+                size(&Stream::Tcp(a))
+            );
+        });
     }
 }

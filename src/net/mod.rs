@@ -3,5 +3,8 @@
 pub mod buffers;
 pub mod cidr;
 pub mod io;
+pub mod listener;
+pub mod proxy_connect;
 pub mod sys;
+pub mod tls;
 pub mod watch;

@@ -3,7 +3,11 @@
 
 #![allow(unsafe_code)]
 
-use std::{cell::UnsafeCell, io, os::fd::RawFd};
+use std::{
+    cell::UnsafeCell,
+    io,
+    os::fd::{FromRawFd, OwnedFd, RawFd},
+};
 
 /// A value whose methods take `&mut self` although they only touch the kernel's side of it.
 pub struct Duplex<T>(UnsafeCell<T>);
@@ -130,4 +134,118 @@ pub fn bytes_acknowledged(fd: RawFd) -> Option<u64> {
     };
     let field = info.get(AT..AT + 8).filter(|_| done == 0 && len as usize >= AT + 8)?;
     Some(u64::from_ne_bytes(field.try_into().ok()?))
+
+/// Takes ownership of an inherited listening socket, and makes it close-on-exec and non-blocking.
+///
+/// # Errors
+/// EBADF for a closed number, ENOTSOCK for another kind of file, EINVAL for a socket that does not
+/// listen. The descriptor is then left alone.
+pub fn adopt_listener(fd: RawFd) -> io::Result<OwnedFd> {
+    if socket_option(fd, libc::SOL_SOCKET, libc::SO_ACCEPTCONN)? == 0 {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    adopt(fd)
+}
+
+/// Takes ownership of an inherited descriptor, and makes it close-on-exec and non-blocking.
+///
+/// The caller got the number from the process that started this one, and adopts it once.
+///
+/// # Errors
+/// EBADF for a closed number.
+pub fn adopt(fd: RawFd) -> io::Result<OwnedFd> {
+    if fd <= libc::STDERR_FILENO {
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
+    set_close_on_exec(fd, true)?;
+    // SAFETY: plain system calls on a descriptor that was just seen to be open.
+    unsafe {
+        let flags = check(libc::fcntl(fd, libc::F_GETFL))?;
+        check(libc::fcntl(fd, libc::F_SETFL, flags | libc::O_NONBLOCK))?;
+    }
+    // SAFETY: open, and this process' own: nobody else in it knows the number.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// A second number for the same open file, close-on-exec.
+///
+/// # Errors
+/// EBADF, EMFILE.
+pub fn duplicate(fd: RawFd) -> io::Result<RawFd> {
+    // SAFETY: a system call on a number; a stale one gives EBADF.
+    check(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) })
+}
+
+/// Whether a descriptor ends at exec.
+///
+/// # Errors
+/// EBADF.
+pub fn set_close_on_exec(fd: RawFd, on: bool) -> io::Result<()> {
+    // SAFETY: system calls on a number; a stale one gives EBADF.
+    unsafe {
+        let flags = check(libc::fcntl(fd, libc::F_GETFD))?;
+        let flags = if on {
+            flags | libc::FD_CLOEXEC
+        } else {
+            flags & !libc::FD_CLOEXEC
+        };
+        check(libc::fcntl(fd, libc::F_SETFD, flags))?;
+    }
+    Ok(())
+}
+
+/// Whether small writes leave at once (`TCP_NODELAY`).
+#[must_use]
+pub fn is_nodelay(fd: RawFd) -> bool {
+    socket_option(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY).is_ok_and(|on| on != 0)
+}
+
+/// Sends what fits at once and never waits; answers how many bytes left.
+///
+/// # Errors
+/// EAGAIN when nothing fits, or what the connection died of.
+pub fn send_now(fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
+    // SAFETY: the pointer and length are those of one live slice.
+    let sent = unsafe {
+        libc::send(
+            fd,
+            bytes.as_ptr().cast(),
+            bytes.len(),
+            libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
+        )
+    };
+    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+}
+
+/// Looks at bytes that have arrived, without taking them and without waiting.
+///
+/// # Errors
+/// EAGAIN when nothing has arrived.
+pub fn peek_now(fd: RawFd, into: &mut [u8]) -> io::Result<usize> {
+    // SAFETY: the pointer and length are those of one live slice.
+    let seen = unsafe {
+        libc::recv(
+            fd,
+            into.as_mut_ptr().cast(),
+            into.len(),
+            libc::MSG_DONTWAIT | libc::MSG_PEEK,
+        )
+    };
+    usize::try_from(seen).map_err(|_| io::Error::last_os_error())
+}
+
+fn socket_option(fd: RawFd, level: i32, name: i32) -> io::Result<i32> {
+    let mut value: libc::c_int = 0;
+    let mut length = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: value and length are live, and length is the value's own.
+    check(unsafe { libc::getsockopt(fd, level, name, (&raw mut value).cast(), &raw mut length) })?;
+    Ok(value)
+}
+
+fn check(answer: libc::c_int) -> io::Result<libc::c_int> {
+    if answer < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(answer)
+    }
 }

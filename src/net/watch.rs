@@ -40,6 +40,8 @@ pub struct Deadline {
     expired: Cell<bool>,
     /// When the wheel looks next; other entries of this deadline are stale.
     look_at_ms: Cell<u64>,
+    /// Somebody waits for readiness, which only the socket itself can end.
+    polled: Cell<bool>,
     fd: RawFd,
     cancel: Cancel,
     wheel: Rc<Wheel>,
@@ -74,6 +76,20 @@ impl Deadline {
     #[must_use]
     pub fn cancel(&self) -> &Cancel {
         &self.cancel
+    }
+
+    /// Tells whether the connection waits for readiness instead of reading.
+    pub fn set_polled(&self, polled: bool) {
+        self.polled.set(polled);
+    }
+
+    /// Ends whatever waits for bytes, without a fault.
+    fn interrupt(&self) {
+        if self.polled.get() {
+            sys::shutdown(self.fd, Half::Read);
+        } else {
+            self.cancel.cancel();
+        }
     }
 
     fn look(&self, at_ms: u64) {
@@ -180,6 +196,7 @@ impl Watch {
             act: Cell::new(AtDeadline::Shutdown),
             expired: Cell::new(false),
             look_at_ms: Cell::new(NEVER),
+            polled: Cell::new(false),
             fd,
             cancel: Cancel::default(),
             wheel: Rc::clone(&self.0),
@@ -189,14 +206,14 @@ impl Watch {
         deadline
     }
 
-    /// Ends every cancelable read of the shard.
-    pub fn cancel_reads(&self) {
+    /// Ends every wait for bytes of the shard: reads answer `ECANCELED`, polls become ready.
+    pub fn interrupt_all(&self) {
         let mut all = Vec::new();
         for slot in &self.0.slots {
             all.extend(slot.borrow().iter().filter_map(|(entry, _)| entry.upgrade()));
         }
         for deadline in all {
-            deadline.cancel.cancel();
+            deadline.interrupt();
         }
     }
 

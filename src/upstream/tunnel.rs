@@ -6,9 +6,8 @@ use crate::{
     exchange::{Client, Local},
     http::ws,
     net::{
-        io::{Stream, Transport, is_canceled},
+        io::{Stream, Transport},
         sys::Half,
-        watch::Deadline,
     },
     upstream::pool::Conn,
 };
@@ -24,8 +23,10 @@ pub async fn run(
     to_upstream: Vec<u8>,
     websocket: bool,
 ) {
-    client.deadline.clear();
-    conn.deadline.clear();
+    for deadline in [&client.deadline, &conn.deadline] {
+        deadline.clear();
+        deadline.set_polled(true);
+    }
     let frames = Cell::new(ws::Frames::default());
     if websocket {
         let mut seen = frames.get();
@@ -36,7 +37,6 @@ pub async fn run(
     let down = Way {
         local,
         from: &conn.stream,
-        from_deadline: &conn.deadline,
         to: &client.stream,
         frames: websocket.then_some(&frames),
         ended: &ended,
@@ -44,7 +44,6 @@ pub async fn run(
     let up = Way {
         local,
         from: &client.stream,
-        from_deadline: &client.deadline,
         to: &conn.stream,
         frames: None,
         ended: &ended,
@@ -56,7 +55,6 @@ pub async fn run(
 struct Way<'a> {
     local: &'a Local,
     from: &'a Stream,
-    from_deadline: &'a Deadline,
     to: &'a Stream,
     /// Where the frames towards the client begin, for a Close of our own.
     frames: Option<&'a Cell<ws::Frames>>,
@@ -76,8 +74,7 @@ impl Way<'_> {
         self.local.buffers.give(buf);
         loop {
             // Idle tunnels hold no buffer.
-            let ready = self.from.readable_until_canceled(self.from_deadline.cancel()).await;
-            if self.local.ending.get() || ready.is_err_and(|error| !is_canceled(&error)) {
+            if self.from.readable().await.is_err() || self.local.ending.get() {
                 break;
             }
             if self.ended.get() {
@@ -115,7 +112,6 @@ impl Way<'_> {
     /// The other direction has ended: this one ends soon, as in Tyk and nginx.
     fn end(&self) {
         self.ended.set(true);
-        self.from_deadline.cancel().cancel();
         self.from.shutdown(Half::Read);
     }
 }

@@ -1,0 +1,1 @@
+//! Upstreams behind an HTTP proxy.
