@@ -9,9 +9,7 @@ use std::{
 
 use crate::{
     config::{
-        Config, Key, Secrets, UnknownKey, env,
-        field::{Field as _, Reader},
-        secret_ref,
+        Config, Key, Secrets, UnknownKey, env, field::Field as _, reader::Reader, secret_ref,
         unknown::KEYS,
     },
     error::LoadError,
