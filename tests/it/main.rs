@@ -1,3 +1,11 @@
 //! The single integration binary.
+//!
+//! Black-box modules start the built `penstock` and speak to it over sockets ([`harness`]).
+//! `tidy` reads the sources instead. Long forms run with `SLOW_TESTS=1`, the epoll driver with
+//! `PENSTOCK_TEST_DRIVER=epoll`.
 
+// Tests block, poll and measure on threads of their own; the bans protect the shards.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
+
+mod harness;
 mod tidy;
