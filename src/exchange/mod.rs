@@ -45,6 +45,7 @@ pub struct Settings {
     pub hide_generator: bool,
     pub websockets: bool,
     pub clean_urls: bool,
+    pub strict_routes: bool,
     pub escape_target_path: bool,
     /// A client's own `X-Real-IP` and `X-Forwarded-For` count only from these networks; `None`:
     /// from anyone, as in Tyk.

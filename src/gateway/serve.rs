@@ -103,7 +103,7 @@ pub async fn exchange(worker: &Worker, port: PortKey, client: &Client, cx: &mut 
 }
 
 /// What is decided before any API is known.
-fn precheck(local: &Local, cx: &Ctx) -> Option<Reply> {
+pub fn precheck(local: &Local, cx: &Ctx) -> Option<Reply> {
     if cx.head.expect == Expect::Other {
         return Some(Reply::new(417, "text/plain; charset=utf-8", "Expectation Failed\n"));
     }
@@ -226,7 +226,7 @@ async fn chain(
 }
 
 /// Reads the content whole, once, up to the limit for steps.
-async fn read_content(local: &Local, client: &Client, cx: &mut Ctx) -> Result<(), BodyFault> {
+pub async fn read_content(local: &Local, client: &Client, cx: &mut Ctx) -> Result<(), BodyFault> {
     if cx.content.is_some() {
         return Ok(());
     }
@@ -332,7 +332,7 @@ async fn proxy(
 }
 
 /// The content broke: an answer if none has begun, and in any case the end of the connection.
-async fn content_fault(local: &Local, client: &Client, cx: &mut Ctx, fault: BodyFault) -> Served {
+pub async fn content_fault(local: &Local, client: &Client, cx: &mut Ctx, fault: BodyFault) -> Served {
     if client.begun.get() {
         return CUT;
     }

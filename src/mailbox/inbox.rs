@@ -4,7 +4,7 @@ use std::{
     fs::File,
     io::{self, Read as _, Write as _},
     os::{
-        fd::{AsRawFd as _, OwnedFd, RawFd},
+        fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd, RawFd},
         unix::net::UnixStream,
     },
     sync::{
@@ -108,6 +108,12 @@ impl<T> Inbox<T> {
     #[must_use]
     pub fn fd(&self) -> RawFd {
         self.bell.as_raw_fd()
+    }
+
+    /// The same descriptor, borrowed.
+    #[must_use]
+    pub fn bell(&self) -> BorrowedFd<'_> {
+        self.bell.as_fd()
     }
 
     /// Hands over what has arrived, in order of arrival, and returns how many items that were. At

@@ -9,8 +9,9 @@ use std::{
     future::Future,
     io,
     net::SocketAddr,
-    os::fd::{AsRawFd, RawFd},
+    os::fd::{AsRawFd, BorrowedFd, RawFd},
     rc::Rc,
+    time::Duration,
 };
 
 use monoio::{
@@ -76,6 +77,35 @@ pub trait Transport {
     fn fd(&self) -> RawFd;
 }
 
+/// Waits on the shard's own timer.
+pub async fn sleep(span: Duration) {
+    monoio::time::sleep(span).await;
+}
+
+/// A descriptor that is waited for and never read here, such as an inbox's bell.
+pub struct Pollable(monoio::net::UnixStream);
+
+impl Pollable {
+    /// Watches a duplicate of `fd`.
+    ///
+    /// # Errors
+    /// When no descriptor is free.
+    pub fn new(fd: BorrowedFd<'_>) -> io::Result<Self> {
+        // The runtime only polls it, so its kind does not matter.
+        let stream = std::os::unix::net::UnixStream::from(fd.try_clone_to_owned()?);
+        monoio::net::UnixStream::from_std(stream).map(Self)
+    }
+
+    /// Waits until a read would not wait.
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    pub async fn readable(&self) -> io::Result<()> {
+        // Strict: the bytes are read elsewhere, so the epoll driver must look for itself.
+        self.0.readable(false).await
+    }
+}
+
 /// A TCP connection of this shard's runtime.
 #[derive(Clone)]
 pub struct Tcp(Rc<Duplex<TcpStream>>);
@@ -95,10 +125,13 @@ impl Tcp {
     /// Opens a connection.
     ///
     /// # Errors
-    /// The kernel's answer; waits as long as the kernel does, so the caller sets a deadline and
-    /// shuts the attempt down.
-    pub async fn connect(addr: SocketAddr) -> io::Result<Self> {
-        TcpStream::connect_addr(addr).await.map(Self::new)
+    /// The kernel's answer, or timed out.
+    pub async fn connect(addr: SocketAddr, timeout: Duration) -> io::Result<Self> {
+        // An attempt that is given up has brought nothing that could be lost.
+        match monoio::time::timeout(timeout, TcpStream::connect_addr(addr)).await {
+            Ok(stream) => stream.map(Self::new),
+            Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        }
     }
 }
 

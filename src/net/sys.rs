@@ -249,3 +249,17 @@ fn check(answer: libc::c_int) -> io::Result<libc::c_int> {
         Ok(answer)
     }
 }
+
+/// A nonblocking eventfd that does not pass to other programs.
+///
+/// # Errors
+/// The kernel's answer, EMFILE for one.
+pub fn eventfd() -> io::Result<OwnedFd> {
+    // SAFETY: a system call without pointers.
+    let fd = unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel just made this descriptor for us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}

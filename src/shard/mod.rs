@@ -1,1 +1,79 @@
 //! One thread, one ring, its connections.
+
+pub mod accept;
+pub mod conn;
+pub mod runtime;
+
+use std::{cell::Cell, rc::Rc};
+
+use crate::{
+    gateway::serve::Worker,
+    mailbox::{Answered, Line},
+};
+
+/// A request for the control plane that came in on a shard.
+#[derive(Debug)]
+pub struct Call {
+    pub method: Vec<u8>,
+    /// Path and query as sent.
+    pub target: Vec<u8>,
+    pub fields: Vec<(Vec<u8>, Vec<u8>)>,
+    pub content: Vec<u8>,
+    pub peer: std::net::SocketAddr,
+}
+
+/// The control plane's answer.
+#[derive(Debug)]
+pub struct CallAnswer {
+    pub status: u16,
+    pub fields: Vec<(Vec<u8>, Vec<u8>)>,
+    pub content: Vec<u8>,
+}
+
+/// What reaches a shard from other threads.
+pub enum Item {
+    Store(Answered<crate::exchange::ask::Answer>),
+    Control(Answered<CallAnswer>),
+    Job(Job),
+}
+
+impl From<Answered<crate::exchange::ask::Answer>> for Item {
+    fn from(answered: Answered<crate::exchange::ask::Answer>) -> Self {
+        Self::Store(answered)
+    }
+}
+
+impl From<Answered<CallAnswer>> for Item {
+    fn from(answered: Answered<CallAnswer>) -> Self {
+        Self::Control(answered)
+    }
+}
+
+/// What the control thread may tell a shard.
+pub enum Job {
+    /// The snapshot changed: look now, so that an idle shard lets the old one go.
+    Look,
+    /// Accept on these sockets too.
+    Listen { key: crate::gateway::snapshot::PortKey, sockets: Vec<std::net::TcpListener>, tls: Option<crate::net::tls::ServerTls> },
+    /// Stop accepting on this listener, or on all; tell when every accept has been served.
+    StopAccepting {
+        key: Option<crate::gateway::snapshot::PortKey>,
+        stopped: tokio::sync::oneshot::Sender<()>,
+    },
+    /// Answers close their connections from now on.
+    Drain,
+    /// End what has no end of its own.
+    End,
+}
+
+/// What the tasks of a shard share.
+pub struct Shard {
+    pub worker: Worker,
+    /// Questions to the control plane.
+    pub control: Line<Call, CallAnswer>,
+    /// `/<name>` of the liveness endpoint and its like; see [`crate::control::owns`].
+    pub control_names: Rc<crate::control::Names>,
+    /// Connections open.
+    pub open: Cell<usize>,
+    pub acceptors: std::cell::RefCell<Vec<Rc<accept::Listening>>>,
+}

@@ -53,6 +53,11 @@ pub fn write_request(
         None => out.extend_from_slice(&target.authority),
     }
     out.extend_from_slice(b"\r\n");
+    if let Some(via) = target.proxy.as_ref().filter(|_| target.tls.is_none())
+        && let Some(authorization) = &via.proxy.authorization
+    {
+        write_field(out, b"Proxy-Authorization", authorization.as_bytes());
+    }
 
     let mut forwarded_for = false;
     let mut user_agent = false;

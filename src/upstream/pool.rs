@@ -7,15 +7,14 @@ use std::{
     collections::HashMap,
     net::SocketAddr,
     rc::Rc,
+    time::Duration,
 };
 
 use crate::{
     exchange::Local,
     net::{
         io::{Stream, Tcp, Transport},
-        proxy_connect,
         sys::{self, PeerState},
-        tls,
         watch::{AtDeadline, Deadline},
     },
     upstream::target::{Address, Target, Upstream},
@@ -118,43 +117,23 @@ pub async fn connect(
     local: &Local,
 ) -> Result<Conn, ConnectFault> {
     let timeout_ms = upstream.connect_timeout_ms;
-    let address = target.proxy.as_ref().map_or(&target.address, |proxy| &proxy.address);
-    let tcp = match address {
-        Address::Literal(address) => Tcp::connect(*address, timeout_ms).await,
-        Address::Name { name, port } => {
-            let addresses = name.addresses(timeout_ms).await.ok_or(ConnectFault::Lookup)?;
-            let mut last = Err(std::io::ErrorKind::NotFound.into());
-            for address in addresses {
-                last = Tcp::connect(SocketAddr::new(address, *port), timeout_ms).await;
-                if last.is_ok() {
-                    break;
-                }
-            }
-            last
-        }
-    };
-    let tcp = tcp.map_err(|error| {
-        tracing::debug!(%error, target = %String::from_utf8_lossy(&target.authority), "connect failed");
-        ConnectFault::Refused
-    })?;
+    let address = target.proxy.as_ref().map_or(&target.address, |via| &via.address);
+    let tcp = dial(address, timeout_ms).await?;
     let deadline = local.watch.deadline(tcp.fd());
     deadline.set(timeout_ms, AtDeadline::Shutdown);
-    if let (Some(proxy), true) = (&target.proxy, target.tls.is_some()) {
-        proxy_connect::connect(&tcp, proxy, &target.authority).await.map_err(|error| {
-            tracing::warn!(%error, "the HTTP proxy refused to connect");
+    if let (Some(via), true) = (&target.proxy, target.tls.is_some()) {
+        via.proxy.open_tunnel(&tcp, &target.host, target.port).await.map_err(|error| {
+            tracing::warn!(%error, host = target.host, "the HTTP proxy opened no tunnel");
             ConnectFault::Refused
         })?;
     }
     let stream = match &target.tls {
         None => Stream::Tcp(tcp),
         Some(tls) => {
-            let stream =
-                tls::Tls::connect(tcp, std::sync::Arc::clone(&tls.config), tls.server_name.clone())
-                    .await
-                    .map_err(|error| {
-                        tracing::warn!(%error, target = %String::from_utf8_lossy(&target.authority), "TLS handshake failed");
-                        ConnectFault::Refused
-                    })?;
+            let stream = tls.config.connect(tcp, &tls.host).await.map_err(|error| {
+                tracing::warn!(%error, host = target.host, "TLS handshake with the upstream failed");
+                ConnectFault::Refused
+            })?;
             Stream::Tls(stream)
         }
     };
@@ -167,3 +146,40 @@ pub async fn connect(
         idle_since_ms: Cell::new(0),
     })
 }
+
+/// Tries the addresses of a name in turn.
+async fn dial(address: &Address, timeout_ms: u64) -> Result<Tcp, ConnectFault> {
+    let timeout = Duration::from_millis(timeout_ms);
+    let (name, port) = match address {
+        Address::Literal(address) => {
+            return Tcp::connect(*address, timeout).await.map_err(|error| {
+                tracing::debug!(%error, %address, "connect failed");
+                ConnectFault::Refused
+            });
+        }
+        Address::Name { name, port } => (name, *port),
+    };
+    let mut waited_ms = 0;
+    let addresses = loop {
+        match name.addresses() {
+            Some(addresses) if addresses.is_empty() => return Err(ConnectFault::Lookup),
+            Some(addresses) => break addresses,
+            // Only right after the start or a reload: the control thread is asking.
+            None if waited_ms >= timeout_ms => return Err(ConnectFault::Lookup),
+            None => {
+                waited_ms += NAME_LOOK_MS;
+                crate::net::io::sleep(Duration::from_millis(NAME_LOOK_MS)).await;
+            }
+        }
+    };
+    for address in addresses {
+        match Tcp::connect(SocketAddr::new(address, port), timeout).await {
+            Ok(tcp) => return Ok(tcp),
+            Err(error) => tracing::debug!(%error, %address, port, "connect failed"),
+        }
+    }
+    Err(ConnectFault::Refused)
+}
+
+/// Between two looks at a name that is being resolved.
+const NAME_LOOK_MS: u64 = 5;

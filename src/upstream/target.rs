@@ -12,7 +12,7 @@ use std::{
     },
 };
 
-use crate::net::{dns, proxy_connect};
+use crate::net::{dns, proxy_connect::HttpProxy, tls::UpstreamTls};
 
 /// The upstream of one API.
 pub struct Upstream {
@@ -33,6 +33,9 @@ pub struct Target {
     /// `host[:port]` as the definition has it: the Host field.
     pub authority: Vec<u8>,
     pub address: Address,
+    /// Name or address without port, and the port: what a CONNECT asks for.
+    pub host: String,
+    pub port: u16,
     /// Base path without its trailing slashes.
     path: Vec<u8>,
     /// Base path as written.
@@ -41,15 +44,22 @@ pub struct Target {
     keep_target_slash: bool,
     query: Vec<u8>,
     pub tls: Option<Tls>,
-    pub proxy: Option<Arc<proxy_connect::Proxy>>,
+    pub proxy: Option<Via>,
     /// Connections to targets with equal keys are interchangeable.
     pub pool_key: u64,
 }
 
 /// TLS towards a target.
 pub struct Tls {
-    pub config: Arc<rustls::ClientConfig>,
-    pub server_name: rustls::pki_types::ServerName<'static>,
+    pub config: UpstreamTls,
+    /// The name or address that the certificate is checked for.
+    pub host: String,
+}
+
+/// An HTTP proxy on the way to a target.
+pub struct Via {
+    pub proxy: HttpProxy,
+    pub address: Address,
 }
 
 /// How the target's addresses are found.
@@ -62,11 +72,13 @@ pub enum Address {
 pub struct TargetParts {
     pub authority: Vec<u8>,
     pub address: Address,
+    pub host: String,
+    pub port: u16,
     pub path: Vec<u8>,
     pub query: Vec<u8>,
     pub keep_target_slash: bool,
     pub tls: Option<Tls>,
-    pub proxy: Option<Arc<proxy_connect::Proxy>>,
+    pub proxy: Option<Via>,
     pub pool_key: u64,
 }
 
@@ -80,6 +92,8 @@ impl Target {
             keep_target_slash: parts.keep_target_slash,
             authority: parts.authority,
             address: parts.address,
+            host: parts.host,
+            port: parts.port,
             query: parts.query,
             tls: parts.tls,
             proxy: parts.proxy,
@@ -161,6 +175,8 @@ mod tests {
         Target::new(TargetParts {
             authority: b"origin:80".to_vec(),
             address: Address::Literal(SocketAddr::from(([127, 0, 0, 1], 80))),
+            host: "origin".to_owned(),
+            port: 80,
             path: path.into(),
             query: query.into(),
             keep_target_slash: keep,
