@@ -19,4 +19,9 @@
     )
 )]
 
+pub mod compress;
+pub mod date;
 pub mod h1;
+pub mod hop_by_hop;
+pub mod real_ip;
+pub mod uri;
