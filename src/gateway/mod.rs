@@ -1,1 +1,4 @@
 //! Assembly: definitions into chains, requests into answers.
+
+pub mod listen_path;
+pub mod router;
