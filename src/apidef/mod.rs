@@ -12,6 +12,7 @@ mod custom_middleware;
 mod event_handlers;
 mod extended_paths;
 mod fault;
+pub mod go_regex;
 mod graphql;
 pub mod json;
 mod proxy;
