@@ -483,8 +483,8 @@ mod tests {
         check_match("/v/{id:[^/]+}/", b"/v/\xff/", true);
         check_match("/v/{id:\\w+}/", "/v/é/".as_bytes(), false);
         // Larger than a table may be.
-        check_match("/{id:\\pL{1,40}}/", "/éé/".as_bytes(), true);
-        check_match("/{id:\\pL{1,40}}/", b"/1/", false);
+        check_match("/{id:[ab]*a[ab]{14}}/", b"/babbbbbbbbbbbbbb/", true);
+        check_match("/{id:[ab]*a[ab]{14}}/", b"/bbbbbbbbbbbbbbbbb/", false);
     }
 
     #[track_caller]
