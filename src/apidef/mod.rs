@@ -18,6 +18,9 @@ pub mod json;
 mod proxy;
 mod response_processors;
 mod uptime_tests;
+pub mod validate;
+pub mod expiration;
+pub mod references;
 mod value;
 mod version;
 

@@ -25,6 +25,12 @@ section! {
 }
 
 impl Penstock {
+    /// Quirks of Tyk are corrected instead of copied.
+    #[must_use]
+    pub fn compat_is_strict(&self) -> bool {
+        self.compat == Compat::Strict
+    }
+
     /// [`Penstock::trusted_proxies`] parsed; entries that are no network are left out, and
     /// [`crate::config::Config::check`] refuses them.
     pub fn trusted_networks(&self) -> impl Iterator<Item = (IpAddr, u8)> + '_ {

@@ -3,55 +3,34 @@
 use crate::{
     mailbox::{Line, NoAnswer},
     net::watch::Clock,
+    storage::desk::{Ask, Found},
 };
-
-/// What a step may want to know.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Question {
-    /// The session behind one of these storage keys; the first that exists wins.
-    Session { keys: Vec<String> },
-}
-
-/// What the store says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Answer {
-    /// The session as stored, or that there is none.
-    Session(Option<Vec<u8>>),
-    /// The store is away; whether there is a session is not known.
-    Away,
-}
 
 /// The shard's line to the store.
 pub struct Asks {
-    line: Line<Question, Answer>,
+    line: Line<Ask, Found>,
     deadline_ms: u64,
 }
 
 impl Asks {
+    /// `deadline_ms` is how long a request waits for the store.
     #[must_use]
-    pub fn new(line: Line<Question, Answer>, deadline_ms: u64) -> Self {
+    pub fn new(line: Line<Ask, Found>, deadline_ms: u64) -> Self {
         Self { line, deadline_ms }
     }
 
     #[must_use]
-    pub fn line(&self) -> &Line<Question, Answer> {
+    pub fn line(&self) -> &Line<Ask, Found> {
         &self.line
     }
 
-    /// Asks for a session.
+    /// The session of a key, as stored; `Ok(None)` when there is none.
     ///
     /// # Errors
-    /// [`NoAnswer`] when the store's thread is overloaded or gone, or the deadline passed; a store
-    /// that is away is an error too.
-    pub async fn session(
-        &self,
-        keys: Vec<String>,
-        clock: &Clock,
-    ) -> Result<Option<Vec<u8>>, NoAnswer> {
+    /// [`NoAnswer`] when the store's thread is overloaded or gone, the deadline passed, or the store
+    /// is away.
+    pub async fn session(&self, key: String, clock: &Clock) -> Result<Option<Vec<u8>>, NoAnswer> {
         let deadline_ms = clock.now_ms() + self.deadline_ms;
-        match self.line.ask(Question::Session { keys }, deadline_ms).await? {
-            Answer::Session(session) => Ok(session),
-            Answer::Away => Err(NoAnswer::Gone),
-        }
+        self.line.ask(key, deadline_ms).await?.map_err(|_| NoAnswer::Gone)
     }
 }

@@ -186,11 +186,7 @@ impl Ctx {
         if !trusted {
             return peer;
         }
-        crate::http::real_ip::real_ip(
-            self.field(h1::FieldName::XRealIp),
-            self.field(h1::FieldName::XForwardedFor),
-            peer,
-        )
+        crate::http::real_ip::real_ip(&self.head.fields, &self.inb, peer).0
     }
 
     /// Forgets the request and keeps the allocations.

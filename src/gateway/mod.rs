@@ -1,6 +1,8 @@
 //! Assembly: definitions into chains, requests into answers.
 
 pub mod chain;
+pub mod compile;
+pub mod error_response;
 pub mod listen_path;
 pub mod loader;
 pub mod reload;

@@ -16,8 +16,8 @@ use crate::{
     gateway::{
         chain::Step,
         router::RouteKind,
-        snapshot::{PortKey, Published, Slot, Snapshot},
-        spec::{Api, Destination},
+        snapshot::{Mount, PortKey, Published, Slot, Snapshot},
+        spec::Destination,
     },
     http::{
         h1::{Expect, FieldName, Framing, Method},
@@ -81,12 +81,12 @@ pub async fn exchange(worker: &Worker, port: PortKey, client: &Client, cx: &mut 
         Some(reply) => Err(reply),
         None => route(&snapshot, port, local, cx),
     };
-    let api = match answer {
+    let found = match answer {
         Ok(found) => found,
         Err(reply) => return respond(local, client, cx, reply).await,
     };
-    match chain(local, client, api.api, cx).await {
-        Ok(Verdict::Next) => proxy(worker, &snapshot, client, &api, cx).await,
+    match chain(local, client, found.mount, cx).await {
+        Ok(Verdict::Next) => proxy(worker, &snapshot, client, &found, cx).await,
         Ok(Verdict::Respond(reply)) => respond(local, client, cx, reply).await,
         Ok(Verdict::Reject(reject)) => {
             local.metrics.refusals.count();
@@ -131,7 +131,7 @@ fn plain(status: u16, text: &str) -> Reply {
 
 /// A route that was taken.
 struct Found<'a> {
-    api: &'a Api,
+    mount: &'a Mount,
     kind: RouteKind,
 }
 
@@ -146,7 +146,7 @@ fn route<'a>(
     };
     let raw = cx.head.path_bytes(&cx.inb);
     if !uri::is_plain(raw) {
-        let Ok(decoded) = uri::decode_path(raw) else {
+        let Some(decoded) = uri::decode_path(raw) else {
             return Err(Reply::new(400, "text/plain; charset=utf-8", "400 Bad Request"));
         };
         if local.settings.clean_urls
@@ -165,14 +165,14 @@ fn route<'a>(
         }
     };
     let found = port.router.find(host, cx.path()).ok_or_else(not_found)?;
-    let Some(Slot::Api(api)) = snapshot.slots.get(found.target as usize) else {
+    let Some(Slot::Api(mount)) = snapshot.slots.get(found.target as usize) else {
         return Err(Reply::new(404, "text/plain; charset=utf-8", "Not Found"));
     };
     let strict = local.settings.strict_routes && found.kind == RouteKind::ListenPath;
-    if strict && !api.listen_path.matches_strictly(cx.path()) {
+    if strict && !mount.listen_path.matches_strictly(cx.path()) {
         return Err(Reply::new(404, "text/plain; charset=utf-8", "Not Found"));
     }
-    Ok(Found { api, kind: found.kind })
+    Ok(Found { mount, kind: found.kind })
 }
 
 /// gorilla/mux sends clients to the clean form of their path.
@@ -197,17 +197,17 @@ enum Refused {
 async fn chain(
     local: &Local,
     client: &Client,
-    api: &Api,
+    mount: &Mount,
     cx: &mut Ctx,
 ) -> Result<Verdict, Refused> {
-    for step in &api.chain {
+    for step in &mount.api.chain {
         let verdict = match step {
             Step::VersionCheck(step) => step.check(local, cx),
             Step::IpWhitelist(step) => step.check(local, client, cx),
             Step::IpBlacklist(step) => step.check(local, client, cx),
             Step::AuthKey(step) => step.check(local, cx).await,
             Step::ValidateJson(step) => {
-                let path = api.listen_path.strip(cx.path()).into_owned();
+                let path = mount.listen_path.strip(cx.path()).into_owned();
                 if let Some(rule) = step.rule(&path, cx) {
                     Box::pin(read_content(local, client, cx)).await.map_err(Refused::Content)?;
                     rule.check(cx).map_err(|invalid| Refused::Rendered {
@@ -275,7 +275,8 @@ async fn proxy(
     found: &Found<'_>,
     cx: &mut Ctx,
 ) -> Served {
-    let (local, api) = (&*worker.local, found.api);
+    let (local, api) = (&*worker.local, &*found.mount.api);
+    let listen_path = &found.mount.listen_path;
     let Destination::Upstream(upstream) = &api.upstream else {
         let reply = rejection(snapshot, local, cx, Reject::UpstreamFailed);
         return respond(local, client, cx, reply).await;
@@ -286,11 +287,11 @@ async fn proxy(
         let raw = cx.head.path_bytes(&cx.inb);
         // Under `/<api_id>/` nothing is stripped, as in Tyk.
         let stripped = if api.strip && found.kind == RouteKind::ListenPath {
-            match (&cx.decoded_path, api.listen_path.matches(raw)) {
+            match (&cx.decoded_path, listen_path.matches(raw)) {
                 (Some(decoded), false) => {
-                    Cow::Owned(uri::escape_path(&api.listen_path.strip(decoded)).into_owned())
+                    Cow::Owned(uri::escape_path(&listen_path.strip(decoded)).into_owned())
                 }
-                _ => api.listen_path.strip(raw),
+                _ => listen_path.strip(raw),
             }
         } else {
             Cow::Borrowed(raw)

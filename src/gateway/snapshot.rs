@@ -8,7 +8,9 @@ use std::sync::{
 
 use arc_swap::ArcSwap;
 
-use crate::gateway::{error_response::ErrorResponses, router::Router, spec::Api};
+use crate::gateway::{
+    error_response::ErrorResponses, listen_path::ListenPath, router::Router, spec::Api,
+};
 
 /// All APIs and how requests find them.
 pub struct Snapshot {
@@ -20,9 +22,16 @@ pub struct Snapshot {
 
 /// One entry of the route table.
 pub enum Slot {
-    Api(Arc<Api>),
+    Api(Mount),
     /// A definition that was refused keeps its route, so that its traffic never reaches another API.
     Refused,
+}
+
+/// An API where it is served.
+pub struct Mount {
+    pub api: Arc<Api>,
+    /// Its listen path, or another one when two APIs asked for the same.
+    pub listen_path: ListenPath,
 }
 
 /// The routes of one listener.

@@ -81,6 +81,10 @@ pub(super) const REFUSED_DEFINITIONS: Name = gauge(
     "penstock_config_refused_definitions",
     "Definitions that the last reload refused.",
 );
+pub(super) const COMPILATIONS: Name = counter(
+    "penstock_api_compilations_total",
+    "API definitions compiled; those that did not change are not compiled again.",
+);
 pub(super) const UPGRADES: Name = counter(
     "penstock_upgrades_total",
     "Upgrades of the running binary begun by this process.",

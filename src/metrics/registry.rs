@@ -21,6 +21,7 @@ pub struct Registry {
     is_last_reload_successful: AtomicBool,
     last_reload_success_at_s: AtomicU64,
     refused_definitions: AtomicU64,
+    compilations: AtomicU64,
     upgrades: AtomicU64,
     upgrade_failures: AtomicU64,
 }
@@ -38,6 +39,7 @@ impl Registry {
             is_last_reload_successful: AtomicBool::new(true),
             last_reload_success_at_s: AtomicU64::new(0),
             refused_definitions: AtomicU64::new(0),
+            compilations: AtomicU64::new(0),
             upgrades: AtomicU64::new(0),
             upgrade_failures: AtomicU64::new(0),
         }
@@ -58,6 +60,11 @@ impl Registry {
     /// Records what is being served since the start or the last reload.
     pub fn set_api_count(&self, count: usize) {
         self.api_count.store(count as u64, Relaxed);
+    }
+
+    /// Definitions were compiled; those that did not change are not.
+    pub fn add_compilations(&self, count: usize) {
+        self.compilations.fetch_add(count as u64, Relaxed);
     }
 
     /// A reload took effect, `refused_count` definitions excepted.
@@ -145,6 +152,7 @@ impl Registry {
             names::REFUSED_DEFINITIONS,
             self.refused_definitions.load(Relaxed),
         );
+        page.value(names::COMPILATIONS, self.compilations.load(Relaxed));
         page.value(names::UPGRADES, self.upgrades.load(Relaxed));
         page.value(names::UPGRADE_FAILURES, self.upgrade_failures.load(Relaxed));
         page.finish()

@@ -5,11 +5,12 @@
 //! Cost when absent: none. When present: the content of matching requests is read, once and bounded.
 //! Tyk differs: the content goes on to the upstream whatever its framing was.
 
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use jsonschema::Validator;
 use serde_json::Value;
 
 use crate::{
-    apidef::VersionInfo,
+    apidef::{ValidatePathMeta, VersionInfo},
     exchange::Ctx,
     http::path_set::{PathSet, PathSetFault},
 };
@@ -58,7 +59,7 @@ impl ValidateJson {
         let mut rules = Vec::with_capacity(on.len());
         for (index, entry) in &on {
             let at = format!("validate_json/{index}/schema");
-            let schema = entry.document().map_err(|reason| (at.clone(), reason))?;
+            let schema = document(entry).map_err(|reason| (at.clone(), reason))?;
             if let Some(dialect) = schema.get("$schema").filter(|dialect| *dialect != DRAFT_4) {
                 return Err((at + "/$schema", format!("{dialect} is not draft 4 (`{DRAFT_4}`)")));
             }
@@ -84,6 +85,18 @@ impl ValidateJson {
         let entry = self.paths.find(cx.part(cx.head.method_span), stripped_path)?;
         self.rules.get(entry)
     }
+}
+
+/// The schema, written out or in base64.
+fn document(entry: &ValidatePathMeta) -> Result<Value, String> {
+    if entry.schema_b64.is_empty() {
+        let schema = entry.schema.iter().map(|(key, value)| (key.clone(), value.clone()));
+        return Ok(Value::Object(schema.collect()));
+    }
+    let bytes = BASE64_STANDARD
+        .decode(&entry.schema_b64)
+        .map_err(|error| format!("`schema_b64` is not base64: {error}"))?;
+    serde_json::from_slice(&bytes).map_err(|error| format!("`schema_b64` holds no JSON: {error}"))
 }
 
 impl Rule {

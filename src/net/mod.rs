@@ -2,6 +2,7 @@
 
 pub mod buffers;
 pub mod cidr;
+pub mod dns;
 pub mod io;
 pub mod listener;
 pub mod proxy_connect;

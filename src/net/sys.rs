@@ -134,6 +134,7 @@ pub fn bytes_acknowledged(fd: RawFd) -> Option<u64> {
     };
     let field = info.get(AT..AT + 8).filter(|_| done == 0 && len as usize >= AT + 8)?;
     Some(u64::from_ne_bytes(field.try_into().ok()?))
+}
 
 /// Takes ownership of an inherited listening socket, and makes it close-on-exec and non-blocking.
 ///

@@ -32,13 +32,13 @@ pub struct CallAnswer {
 
 /// What reaches a shard from other threads.
 pub enum Item {
-    Store(Answered<crate::exchange::ask::Answer>),
+    Store(Answered<crate::storage::desk::Found>),
     Control(Answered<CallAnswer>),
     Job(Job),
 }
 
-impl From<Answered<crate::exchange::ask::Answer>> for Item {
-    fn from(answered: Answered<crate::exchange::ask::Answer>) -> Self {
+impl From<Answered<crate::storage::desk::Found>> for Item {
+    fn from(answered: Answered<crate::storage::desk::Found>) -> Self {
         Self::Store(answered)
     }
 }

@@ -70,7 +70,7 @@ pub struct Parts {
     pub settings: Arc<Settings>,
     pub metrics: Arc<metrics::Shard>,
     pub published: Arc<Published>,
-    pub store: Mailbox<crate::exchange::ask::Question, crate::exchange::ask::Answer>,
+    pub store: Mailbox<crate::storage::desk::Ask, crate::storage::desk::Found>,
     pub control: Mailbox<Call, CallAnswer>,
     pub control_names: control::Names,
 }

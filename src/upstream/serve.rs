@@ -681,22 +681,17 @@ impl Pass<'_> {
         let mut input = data;
         let mut plain = self.exchange.local.buffers.take(crate::net::buffers::MEDIUM_BYTES);
         loop {
-            let used = gunzip
+            let pushed = gunzip
                 .push(input, &mut plain, crate::net::buffers::MEDIUM_BYTES)
                 .map_err(|_| Fault::Upstream("its gzip content is broken"))?;
-            input = input.get(used..).unwrap_or_default();
-            let full = plain.len() >= crate::net::buffers::MEDIUM_BYTES;
-            if !plain.is_empty() {
-                self.write_part(content.chunked, &plain);
-                plain.clear();
-                if full {
-                    // A small answer may unpack into a large one: never more than one window here.
-                    self.flush().await?;
-                }
-            }
-            if !full && (input.is_empty() || used == 0) {
+            input = input.get(pushed.consumed..).unwrap_or_default();
+            self.write_part(content.chunked, &plain);
+            plain.clear();
+            if !pushed.is_full {
                 break;
             }
+            // A small answer may unpack into a large one: never more than one window here.
+            self.flush().await?;
         }
         self.exchange.local.buffers.give(plain);
         Ok(())
