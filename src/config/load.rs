@@ -76,6 +76,12 @@ impl Config {
         Self::finish(config, Some(path.to_owned()), unknown, vars)
     }
 
+    /// Whether `TYK_GW_OMITCONFIGFILE` says that variables are the whole configuration.
+    #[must_use]
+    pub fn needs_no_file(vars: &Vars) -> bool {
+        env::omits_file(vars)
+    }
+
     /// As [`Config::load`] without a file.
     ///
     /// # Errors

@@ -652,3 +652,70 @@ fn a_file_that_cannot_be_read_gives_one_line_and_is_never_created() {
     assert!(why.reason.contains("folder"), "{why}");
     std::fs::remove_dir_all(&folder).expect("clean up");
 }
+
+#[test]
+fn the_embedded_store_has_a_folder_on_every_platform() {
+    let folder = |path: &str, pairs: &[(&str, &str)]| {
+        let penstock = Penstock {
+            store_path: path.to_owned(),
+            ..Penstock::default()
+        };
+        penstock.store_dir(&vars(pairs)).display().to_string()
+    };
+    let all = [
+        ("STATE_DIRECTORY", "/var/lib/a:/var/lib/b"),
+        ("XDG_STATE_HOME", "/s"),
+        ("HOME", "/home/u"),
+    ];
+    assert_eq!(folder("/own", &all), "/own");
+    assert_eq!(folder("", &all), "/var/lib/a");
+    assert_eq!(folder("", &all[1..]), "/s/penstock");
+    assert_eq!(folder("", &all[2..]), "/home/u/.local/state/penstock");
+    assert_eq!(folder("", &[("HOME", "")]), "/var/lib/penstock");
+}
+
+#[test]
+fn shipped_files_hold_known_keys_only_and_may_be_started_with() {
+    let minimal = include_str!("../../configs/tyk.conf");
+    let full = include_str!("../../configs/tyk.full.conf");
+    for text in [minimal, full] {
+        let (config, unknown) = parse(text).expect("shipped file");
+        assert_eq!(unknown, []);
+        let errors = config
+            .check()
+            .into_iter()
+            .filter(|f| f.severity == Severity::Error);
+        assert_eq!(errors.count(), 0);
+        assert!(config.listens_on_loopback());
+    }
+}
+
+#[test]
+fn the_full_file_names_every_key_with_its_default() {
+    let text = include_str!("../../configs/tyk.full.conf");
+    let written: Value = serde_json::from_str(text).expect("JSON");
+    for [path, ..] in rows() {
+        let pointer = format!("/{}", path.replace('.', "/"));
+        assert!(written.pointer(&pointer).is_some(), "{path} is missing");
+    }
+    let (full, _) = parse(text).expect("shipped file");
+    let absent = Config::default();
+    assert_eq!(full.penstock, absent.penstock);
+    assert_eq!(
+        full.proxy_timeout_or_default(),
+        absent.proxy_timeout_or_default()
+    );
+    assert_eq!(
+        full.listen_port_or_default(),
+        absent.listen_port_or_default()
+    );
+    assert_eq!(full.proxy_tls_versions(), absent.proxy_tls_versions());
+    assert_eq!(full.server_tls_versions(), absent.server_tls_versions());
+    assert_eq!(full.pid_file(), absent.pid_file());
+    assert_eq!(full.storage.addresses(), absent.storage.addresses());
+    assert_eq!(full.storage.store_kind(), absent.storage.store_kind());
+    assert_eq!(
+        full.drl_threshold_or_default().to_bits(),
+        absent.drl_threshold_or_default().to_bits()
+    );
+}

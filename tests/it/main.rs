@@ -8,4 +8,6 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod harness;
+mod cli;
+mod features;
 mod tidy;
