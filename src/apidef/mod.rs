@@ -10,14 +10,18 @@ mod cache_options;
 mod cors;
 mod custom_middleware;
 mod event_handlers;
+pub mod expiration;
 mod extended_paths;
 mod fault;
 pub mod go_regex;
 mod graphql;
 pub mod json;
 mod proxy;
+pub mod references;
 mod response_processors;
+pub mod target_url;
 mod uptime_tests;
+pub mod url_regex;
 mod value;
 mod version;
 
