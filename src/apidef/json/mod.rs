@@ -15,6 +15,8 @@ use std::fmt;
 
 pub use parse::Document;
 
+use super::fault::push_token;
+
 /// Deepest nesting of arrays and objects in a document.
 pub const DEPTH_MAX: usize = 128;
 /// Largest document.
@@ -69,7 +71,7 @@ impl JsonError {
     pub fn pointer(&self) -> String {
         let mut pointer = String::new();
         for token in self.0.path.iter().rev() {
-            super::fault::push_token(&mut pointer, token);
+            push_token(&mut pointer, token);
         }
         pointer
     }

@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use super::{DEPTH_MAX, DOCUMENT_BYTES_MAX, JsonError};
+use super::{DEPTH_MAX, DOCUMENT_BYTES_MAX, JsonError, push_token};
 
 /// A well-formed document.
 #[derive(Debug)]
@@ -131,6 +131,49 @@ impl<'a> Document<'a> {
             }
         }
         self.node(at).start as usize
+    }
+
+    /// Every text that is a value, with its byte position and pointer, in document order.
+    pub fn texts(&self) -> impl Iterator<Item = (usize, String, Cow<'a, str>)> {
+        let mut found = Vec::new();
+        self.collect_texts(0, &mut String::new(), &mut found);
+        found.into_iter()
+    }
+
+    /// Nesting is bounded by [`DEPTH_MAX`].
+    fn collect_texts(
+        &self,
+        at: u32,
+        pointer: &mut String,
+        found: &mut Vec<(usize, String, Cow<'a, str>)>,
+    ) {
+        let node = self.node(at);
+        let base = pointer.len();
+        let mut child = at + 1;
+        match node.kind {
+            Kind::Text | Kind::Escaped => {
+                found.push((node.start as usize, pointer.clone(), self.content(node)));
+            }
+            Kind::Array => {
+                let mut index = 0_usize;
+                while child < node.next {
+                    push_token(pointer, &index.to_string());
+                    self.collect_texts(child, pointer, found);
+                    pointer.truncate(base);
+                    child = self.node(child).next;
+                    index += 1;
+                }
+            }
+            Kind::Object => {
+                while child < node.next {
+                    push_token(pointer, &self.content(self.node(child)));
+                    self.collect_texts(child + 1, pointer, found);
+                    pointer.truncate(base);
+                    child = self.node(child + 1).next;
+                }
+            }
+            _ => {}
+        }
     }
 
     fn child(&self, parent: u32, token: &str) -> Option<u32> {
