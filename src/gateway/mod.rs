@@ -1,4 +1,5 @@
 //! Assembly: definitions into chains, requests into answers.
 
+pub mod error_response;
 pub mod listen_path;
 pub mod router;
