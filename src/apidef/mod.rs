@@ -22,8 +22,6 @@ mod response_processors;
 pub mod target_url;
 mod uptime_tests;
 pub mod validate;
-pub mod expiration;
-pub mod references;
 pub mod url_regex;
 mod value;
 mod version;

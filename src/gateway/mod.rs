@@ -4,6 +4,7 @@ pub mod chain;
 pub mod compile;
 pub mod error_response;
 pub mod listen_path;
+pub mod live;
 pub mod loader;
 pub mod reload;
 pub mod router;
