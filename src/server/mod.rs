@@ -1,1 +1,6 @@
 //! The process: start, signals, upgrade.
+
+pub mod notify;
+pub mod pid_file;
+pub mod signals;
+pub mod upgrade;
