@@ -6,8 +6,14 @@
 use std::{
     cell::UnsafeCell,
     io,
-    os::fd::{FromRawFd, OwnedFd, RawFd},
+    os::{
+        fd::{FromRawFd, OwnedFd, RawFd},
+        unix::process::CommandExt,
+    },
+    process::Command,
 };
+
+use tokio::io::unix::AsyncFd;
 
 /// A value whose methods take `&mut self` although they only touch the kernel's side of it.
 pub struct Duplex<T>(UnsafeCell<T>);
@@ -233,6 +239,174 @@ pub fn peek_now(fd: RawFd, into: &mut [u8]) -> io::Result<usize> {
         )
     };
     usize::try_from(seen).map_err(|_| io::Error::last_os_error())
+}
+
+/// Lets a program inherit exactly `fds` beside standard input, output and error, under the same
+/// numbers, whatever other descriptors of this process lack close-on-exec (sockets that io_uring
+/// accepted do).
+pub fn hand_down(command: &mut Command, fds: Vec<RawFd>) {
+    let close_rest = move || {
+        close_all_at_exec()?;
+        fds.iter().try_for_each(|fd| set_close_on_exec(*fd, false))
+    };
+    // SAFETY: between fork and exec only system calls are made: no allocation, no lock.
+    unsafe { command.pre_exec(close_rest) };
+}
+
+/// Marks every descriptor from 3 as close-on-exec. Makes only system calls.
+fn close_all_at_exec() -> io::Result<()> {
+    // SAFETY: flags only; nothing is closed in this process.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            3_u32,
+            u32::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    };
+    if done == 0 {
+        return Ok(());
+    }
+    // Before Linux 5.11: one by one, up to the limit.
+    // SAFETY: `limit` is live plain data; numbers that are not open give EBADF.
+    unsafe {
+        let mut limit: libc::rlimit = std::mem::zeroed();
+        check(libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit))?;
+        let end = libc::c_int::try_from(limit.rlim_cur).unwrap_or(libc::c_int::MAX);
+        for fd in 3..end {
+            libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC);
+        }
+    }
+    Ok(())
+}
+
+/// The process at the other end of a Unix socket pair when the pair was made.
+///
+/// # Errors
+/// EBADF, or another error when the descriptor is not a Unix socket.
+pub fn unix_peer_pid(fd: RawFd) -> io::Result<u32> {
+    if socket_option(fd, libc::SOL_SOCKET, libc::SO_DOMAIN)? != libc::AF_UNIX {
+        return Err(io::Error::from_raw_os_error(libc::EAFNOSUPPORT));
+    }
+    let mut peer = libc::ucred {
+        pid: 0,
+        uid: 0,
+        gid: 0,
+    };
+    let mut length = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: value and length are live, and length is the value's own.
+    check(unsafe {
+        libc::getsockopt(
+            fd,
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut peer).cast(),
+            &raw mut length,
+        )
+    })?;
+    u32::try_from(peer.pid).map_err(|_| io::Error::from_raw_os_error(libc::ESRCH))
+}
+
+/// Blocks signals for this thread and the threads it starts.
+///
+/// # Errors
+/// EINVAL for a number that is no signal.
+pub fn block_signals(signals: &[libc::c_int]) -> io::Result<()> {
+    let set = signal_set(signals)?;
+    // SAFETY: `set` is initialised and live; the old mask is not asked for.
+    match unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) } {
+        0 => Ok(()),
+        error => Err(io::Error::from_raw_os_error(error)),
+    }
+}
+
+/// A descriptor, non-blocking and close-on-exec, that blocked signals are read from.
+///
+/// # Errors
+/// EMFILE, or EINVAL for a number that is no signal.
+pub fn signal_fd(signals: &[libc::c_int]) -> io::Result<OwnedFd> {
+    let set = signal_set(signals)?;
+    // SAFETY: `set` is initialised and live.
+    let fd = check(unsafe {
+        libc::signalfd(-1, &raw const set, libc::SFD_NONBLOCK | libc::SFD_CLOEXEC)
+    })?;
+    // SAFETY: just made, and nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Lets the tokio runtime of this thread say when a descriptor can be read.
+///
+/// # Errors
+/// EPERM for files that are always ready.
+pub fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` owns its descriptor and cannot exchange it.
+    unsafe { AsyncFd::register(fd) }.map_err(Into::into)
+}
+
+/// Reads one signal number from a [`signal_fd`].
+///
+/// # Errors
+/// EAGAIN when none is pending.
+pub fn read_signal(fd: RawFd) -> io::Result<libc::c_int> {
+    // SAFETY: plain data for which all zeroes is a value; the size passed is its own.
+    unsafe {
+        let mut info: libc::signalfd_siginfo = std::mem::zeroed();
+        let size = size_of::<libc::signalfd_siginfo>();
+        if libc::read(fd, (&raw mut info).cast(), size) < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(libc::c_int::try_from(info.ssi_signo).unwrap_or(0))
+    }
+}
+
+/// Sends a signal to the calling thread.
+///
+/// # Errors
+/// EINVAL for a number that is no signal.
+pub fn raise(signal: libc::c_int) -> io::Result<()> {
+    // SAFETY: no memory is passed.
+    check(unsafe { libc::raise(signal) }).map(drop)
+}
+
+fn signal_set(signals: &[libc::c_int]) -> io::Result<libc::sigset_t> {
+    // SAFETY: `set` is live and made a valid set by sigemptyset before use.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        check(libc::sigemptyset(&raw mut set))?;
+        for signal in signals {
+            check(libc::sigaddset(&raw mut set, *signal))?;
+        }
+        Ok(set)
+    }
+}
+
+/// Microseconds of CLOCK_MONOTONIC, which other processes of the machine share.
+#[must_use]
+pub fn monotonic_us() -> u64 {
+    let mut now = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: `now` is live; the clock exists on every Linux.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000
+        + u64::try_from(now.tv_nsec).unwrap_or(0) / 1_000
+}
+
+/// Raises the number of files this process may open to what it is allowed to (as Go programs do),
+/// or sets it; answers the limit that holds now.
+///
+/// # Errors
+/// EPERM above the allowed number.
+pub fn set_open_files_max(wanted: Option<u64>) -> io::Result<u64> {
+    // SAFETY: `limit` is live plain data.
+    unsafe {
+        let mut limit: libc::rlimit = std::mem::zeroed();
+        check(libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit))?;
+        limit.rlim_cur = wanted.unwrap_or(limit.rlim_max);
+        check(libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit))?;
+        Ok(limit.rlim_cur)
+    }
 }
 
 fn socket_option(fd: RawFd, level: i32, name: i32) -> io::Result<i32> {
