@@ -8,7 +8,7 @@
 //! `// Tyk differs:` a caller that waits (`block=true`) is served at once instead of at the next
 //! tick: same outcome, up to a second sooner.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, pin::Pin, sync::Arc, time::Duration};
 
 use serde::Serialize;
 use tokio::{
@@ -16,7 +16,30 @@ use tokio::{
     time::{Instant, MissedTickBehavior},
 };
 
-use crate::{error::LoadError, metrics::Registry};
+use crate::{apidef::ApiDefinition, error::LoadError, metrics::Registry};
+
+/// What the control API may ask of the gateway. Nothing of it changes what is served; only the
+/// [`Bell`] does.
+pub trait Gateway: Send + Sync {
+    /// The definitions as read at the last reload, in load order: those that are served and those
+    /// that are not (inactive, refused but readable), as Tyk lists them.
+    fn definitions(&self) -> Arc<[Arc<ApiDefinition>]>;
+
+    /// Reads the files and says what a reload would do now. Publishes nothing.
+    fn dry_run(&self) -> Pin<Box<dyn Future<Output = ReloadReport> + Send + '_>>;
+
+    fn readiness(&self) -> Readiness;
+}
+
+/// Whether new clients should be sent here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Readiness {
+    /// The first definitions are still being loaded.
+    Starting,
+    Ready,
+    /// Stopping, or handing over: answers what it has.
+    Draining,
+}
 
 /// Rings that may wait for one reload. Past it a caller is told so instead of being kept.
 const RINGS_MAX: usize = 4096;

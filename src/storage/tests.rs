@@ -220,9 +220,10 @@ fn questions_of_shards_are_answered_from_the_store() {
     paused(async {
         let owner = Arc::new(stub.owner());
         owner.acquire().await.unwrap();
-        tokio::spawn(desk::run(desk, Arc::clone(&owner)));
-        let ask = async |key: &str| {
-            let answer = line.ask(key.to_owned(), u64::MAX);
+        let keys = |asked: &'static str| asked.split(' ').map(keys::session).collect();
+        tokio::spawn(desk::run(desk, Arc::clone(&owner), keys, |found| found));
+        let ask = async |key: &'static str| {
+            let answer = line.ask(key, u64::MAX);
             // The shard's loop: whatever arrives is handed to the line.
             let draining = async {
                 loop {
@@ -239,6 +240,8 @@ fn questions_of_shards_are_answered_from_the_store() {
         };
         assert_eq!(ask("known").await, Ok(Some(b"{}".to_vec())));
         assert_eq!(ask("unknown").await, Ok(None));
+        stub.put("apikey-second", "2");
+        assert_eq!(ask("unknown second known").await, Ok(Some(b"2".to_vec())));
         stub.fail("down");
         assert_eq!(ask("known").await, Err(StoreError::Away("down".to_owned())));
         stub.heal();
