@@ -42,11 +42,6 @@ impl Penstock {
             .filter_map(|text| parse_network(text))
     }
 
-    #[must_use]
-    pub fn compat_is_strict(&self) -> bool {
-        self.compat == Compat::Strict
-    }
-
     /// Folder of the embedded store: `store_path`, else `$STATE_DIRECTORY` as systemd sets it, else
     /// `penstock` below `$XDG_STATE_HOME` or `~/.local/state`, else `/var/lib/penstock`.
     #[must_use]

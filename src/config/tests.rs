@@ -719,3 +719,53 @@ fn the_full_file_names_every_key_with_its_default() {
         absent.drl_threshold_or_default().to_bits()
     );
 }
+
+mod properties {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// JSON whose names are often those of keys.
+    fn json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<u64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            ".{0,8}".prop_map(Value::from),
+            "(text|strict|epoll|json|1.5s)".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(4, 64, 8, |inner| {
+            let known: Vec<String> = Config::all_keys()
+                .iter()
+                .flat_map(|key| key.path.split('.').map(str::to_owned))
+                .collect();
+            let name = prop_oneof![4 => prop::sample::select(known), 1 => ".{0,4}".boxed()];
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::vec((name, inner), 0..8)
+                    .prop_map(|members| members.into_iter().collect()),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_reads_prints_and_reads_again(value in json()) {
+            if let Ok((config, _)) = parse(&value.to_string()) {
+                let (again, unknown) = parse(&config.to_json_string()).expect("own print");
+                prop_assert_eq!(&again, &config);
+                prop_assert!(unknown.is_empty());
+                let _findings = config.check();
+            }
+        }
+
+        #[test]
+        fn no_text_makes_reading_panic(text in "[\\[\\]{}\",:0-9eE.+\\- ntrualsf\\\\\n]{0,60}") {
+            if let Err(why) = parse(&text) {
+                prop_assert!(why.line >= 1 && why.column >= 1);
+            }
+        }
+    }
+}
