@@ -54,6 +54,7 @@ pub struct Settings {
     /// Idle connections kept per upstream and shard.
     pub upstream_idle_max: usize,
     pub store_deadline_ms: u64,
+    pub access_log: crate::config::AccessLog,
 }
 
 /// What the exchanges of one shard share.

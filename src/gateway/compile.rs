@@ -2,14 +2,13 @@
 
 use std::{
     collections::HashMap,
-    hash::BuildHasher as _,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
 };
 
 use crate::{
-    apidef::{ApiDefinition, Fault, Severity, expiration, validate},
+    apidef::{ApiDefinition, Fault, Severity, validate},
     config::Config,
     gateway::{
         chain,
@@ -77,13 +76,7 @@ impl Compiler {
         let listen_path = self.resolved("/proxy/listen_path", &definition.proxy.listen_path)?;
         let listen_path = ListenPath::parse(&listen_path)
             .map_err(|fault| vec![Fault::refuse("/proxy/listen_path", fault.reason)])?;
-        let expires_at_s = match expiration::parse(&definition.expiration) {
-            Ok(at_s) => at_s,
-            Err(reason) => {
-                faults.push(Fault::warn("/expiration", reason));
-                None
-            }
-        };
+        let expires_at_s = definition.expires_at().map(|at_s| u64::try_from(at_s).unwrap_or(0));
         let chain = chain::assemble(definition, config, expires_at_s).map_err(refuse)?;
         let version = version_check::version(definition);
         let hard_timeouts = version

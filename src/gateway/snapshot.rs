@@ -1,15 +1,24 @@
 //! What is served, as one immutable value: published by the control thread, picked up by every
 //! shard between two requests.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use arc_swap::ArcSwap;
 
-use crate::gateway::{
-    error_response::ErrorResponses, listen_path::ListenPath, router::Router, spec::Api,
+use crate::{
+    error::{LoadError, Reject},
+    gateway::{
+        error_response::{OverrideMessages, Templates},
+        listen_path::ListenPath,
+        router::Router,
+        spec::Api,
+    },
 };
 
 /// All APIs and how requests find them.
@@ -85,5 +94,44 @@ impl Published {
     #[must_use]
     pub fn load(&self) -> Arc<Snapshot> {
         self.current.load_full()
+    }
+}
+
+/// How refusals look: read once, at start.
+#[derive(Default)]
+pub struct ErrorResponses {
+    templates: Templates,
+    overrides: OverrideMessages,
+}
+
+impl ErrorResponses {
+    /// Reads the templates of a folder. Beside it come the overrides that were left out, and why.
+    ///
+    /// # Errors
+    /// A template that cannot be read or has an unknown action.
+    pub fn load<'a>(
+        dir: &Path,
+        overrides: impl IntoIterator<Item = (&'a str, i64, &'a str)>,
+    ) -> Result<(Self, Vec<String>), LoadError> {
+        let templates = Templates::load(dir)?;
+        let (overrides, left_out) = OverrideMessages::new(overrides);
+        Ok((Self { templates, overrides }, left_out))
+    }
+
+    /// Status and text of a refusal.
+    #[must_use]
+    pub fn refusal(&self, reject: Reject) -> (u16, &str) {
+        self.overrides.refusal(reject)
+    }
+
+    /// Content type and content; see [`Templates::render`].
+    #[must_use]
+    pub fn render(
+        &self,
+        status: u16,
+        message: &str,
+        content_type: Option<&[u8]>,
+    ) -> (&'static str, Vec<u8>) {
+        self.templates.render(status, message, content_type)
     }
 }

@@ -62,6 +62,11 @@ impl Registry {
         self.api_count.store(count as u64, Relaxed);
     }
 
+    /// Records how many definitions the first load refused.
+    pub fn set_refused_count(&self, count: usize) {
+        self.refused_definitions.store(count as u64, Relaxed);
+    }
+
     /// Definitions were compiled; those that did not change are not.
     pub fn add_compilations(&self, count: usize) {
         self.compilations.fetch_add(count as u64, Relaxed);

@@ -2,6 +2,8 @@
 
 pub mod boot;
 pub mod notify;
+pub mod origin;
 pub mod pid_file;
+pub mod process;
 pub mod signals;
 pub mod upgrade;

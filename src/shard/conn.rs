@@ -14,6 +14,7 @@ use std::{
 };
 
 use crate::{
+    control::Call,
     exchange::{Client, Ctx, Reply},
     gateway::{
         serve::{self, Served},
@@ -26,7 +27,7 @@ use crate::{
         tls::ServerTls,
         watch::AtDeadline,
     },
-    shard::{Call, Shard},
+    shard::Shard,
 };
 
 /// Without a request for so long, a connection gives its buffers back.
@@ -267,7 +268,7 @@ async fn linger(shard: &Shard, client: &Client, cx: &mut Ctx) {
 /// One request: for the control plane, or for an API.
 async fn one(shard: &Shard, client: &Client, port: PortKey, cx: &mut Ctx) -> Served {
     let path = cx.head.path_bytes(&cx.inb);
-    if shard.control_names.owns(path) {
+    if shard.control_paths.owns(path) {
         let view = shard.worker.view();
         if view.port(port).is_some_and(|port| port.carries_control) {
             return Box::pin(control(shard, client, cx)).await;
@@ -285,21 +286,22 @@ async fn control(shard: &Shard, client: &Client, cx: &mut Ctx) -> Served {
     if let Err(fault) = serve::read_content(local, client, cx).await {
         return serve::content_fault(local, client, cx, fault).await;
     }
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let mut path_and_query = text(cx.head.path_bytes(&cx.inb));
+    if let Some(query) = cx.head.query {
+        path_and_query.push('?');
+        path_and_query.push_str(&text(cx.part(query)));
+    }
     let call = Call {
-        method: cx.part(cx.head.method_span).to_vec(),
-        target: [
-            cx.head.path_bytes(&cx.inb),
-            if cx.head.query.is_some() { b"?" } else { b"" },
-            cx.head.query.map(|query| cx.part(query)).unwrap_or_default(),
-        ]
-        .concat(),
-        fields: cx
+        method: text(cx.part(cx.head.method_span)),
+        path_and_query,
+        headers: cx
             .head
             .fields
             .iter()
             .map(|field| (cx.part(field.name).to_vec(), cx.part(field.value).to_vec()))
             .collect(),
-        content: cx.content.take().unwrap_or_default(),
+        body: cx.content.take().unwrap_or_default(),
         peer: client.peer,
     };
     cx.content = Some(Vec::new());
@@ -307,13 +309,13 @@ async fn control(shard: &Shard, client: &Client, cx: &mut Ctx) -> Served {
     let reply = match shard.control.ask(call, deadline_ms).await {
         Ok(answer) => {
             let mut fields = Vec::new();
-            for (name, value) in &answer.fields {
-                fields.extend_from_slice(name);
+            for (name, value) in &answer.headers {
+                fields.extend_from_slice(name.as_bytes());
                 fields.extend_from_slice(b": ");
                 fields.extend_from_slice(value);
                 fields.extend_from_slice(b"\r\n");
             }
-            Reply { status: answer.status, fields, content: answer.content }
+            Reply { status: answer.status, fields, content: answer.body }
         }
         Err(why) => {
             let text = format!("{{\"status\":\"error\",\"message\":\"control plane: {why}\"}}\n");

@@ -7,33 +7,15 @@ pub mod runtime;
 use std::{cell::Cell, rc::Rc};
 
 use crate::{
+    control::{Answer, Call, Paths},
     gateway::serve::Worker,
     mailbox::{Answered, Line},
 };
 
-/// A request for the control plane that came in on a shard.
-#[derive(Debug)]
-pub struct Call {
-    pub method: Vec<u8>,
-    /// Path and query as sent.
-    pub target: Vec<u8>,
-    pub fields: Vec<(Vec<u8>, Vec<u8>)>,
-    pub content: Vec<u8>,
-    pub peer: std::net::SocketAddr,
-}
-
-/// The control plane's answer.
-#[derive(Debug)]
-pub struct CallAnswer {
-    pub status: u16,
-    pub fields: Vec<(Vec<u8>, Vec<u8>)>,
-    pub content: Vec<u8>,
-}
-
 /// What reaches a shard from other threads.
 pub enum Item {
     Store(Answered<crate::storage::desk::Found>),
-    Control(Answered<CallAnswer>),
+    Control(Answered<Answer>),
     Job(Job),
 }
 
@@ -43,8 +25,8 @@ impl From<Answered<crate::storage::desk::Found>> for Item {
     }
 }
 
-impl From<Answered<CallAnswer>> for Item {
-    fn from(answered: Answered<CallAnswer>) -> Self {
+impl From<Answered<Answer>> for Item {
+    fn from(answered: Answered<Answer>) -> Self {
         Self::Control(answered)
     }
 }
@@ -70,9 +52,9 @@ pub enum Job {
 pub struct Shard {
     pub worker: Worker,
     /// Questions to the control plane.
-    pub control: Line<Call, CallAnswer>,
-    /// `/<name>` of the liveness endpoint and its like; see [`crate::control::owns`].
-    pub control_names: Rc<crate::control::Names>,
+    pub control: Line<Call, Answer>,
+    /// Which paths are the control plane's.
+    pub control_paths: Paths,
     /// Connections open.
     pub open: Cell<usize>,
     pub acceptors: std::cell::RefCell<Vec<Rc<accept::Listening>>>,

@@ -10,13 +10,13 @@ use std::{
 };
 
 use crate::{
-    control,
+    control::{Answer, Call, Paths},
     exchange::{Local, Settings, ask::Asks},
     gateway::{serve::Worker, snapshot::Published},
     mailbox::{Inbox, Line, Mailbox, Outlet, Wake, inbox},
     metrics,
     net::{sys, watch::TICK_MS},
-    shard::{Call, CallAnswer, Item, Job, Shard, accept, conn},
+    shard::{Item, Job, Shard, accept, conn},
 };
 
 /// Which kernel interface a shard uses.
@@ -71,8 +71,8 @@ pub struct Parts {
     pub metrics: Arc<metrics::Shard>,
     pub published: Arc<Published>,
     pub store: Mailbox<crate::storage::desk::Ask, crate::storage::desk::Found>,
-    pub control: Mailbox<Call, CallAnswer>,
-    pub control_names: control::Names,
+    pub control: Mailbox<Call, Answer>,
+    pub control_paths: Paths,
 }
 
 /// A running shard, seen from the control thread.
@@ -157,7 +157,7 @@ async fn shard_main(
     let shard = Rc::new(Shard {
         worker: Worker::new(local, parts.published),
         control: Line::new(parts.control, back, QUESTIONS_MAX),
-        control_names: Rc::new(parts.control_names),
+        control_paths: parts.control_paths,
         open: Cell::new(0),
         acceptors: RefCell::default(),
     });
@@ -191,7 +191,7 @@ fn take(shard: &Rc<Shard>, item: Item) {
             shard.control.complete(answered);
         }
         Item::Job(Job::Look) => {
-            shard.worker.view();
+            let _ = shard.worker.view();
         }
         Item::Job(Job::Listen { key, sockets, tls }) => {
             for socket in sockets {
