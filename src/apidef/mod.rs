@@ -20,8 +20,10 @@ mod proxy;
 pub mod references;
 mod response_processors;
 pub mod target_url;
+mod unsupported;
 mod uptime_tests;
 pub mod url_regex;
+pub mod validate;
 mod value;
 mod version;
 
@@ -40,7 +42,7 @@ pub use custom_middleware::{
 };
 pub use event_handlers::{EventHandlerMetaConfig, EventHandlerTriggerConfig};
 pub use extended_paths::{
-    CacheMeta, CircuitBreakerMeta, EndPointMeta, EndpointMethodMeta, ExtendedPathsSet,
+    CacheMeta, CircuitBreakerMeta, EndPointMeta, Endpoint, EndpointMethodMeta, ExtendedPathsSet,
     GoPluginMeta, HardTimeoutMeta, HeaderInjectionMeta, InternalMeta, MethodTransformMeta,
     MockResponseMeta, PersistGraphQlMeta, RequestSizeMeta, RoutingTrigger, RoutingTriggerOptions,
     StringRegexMap, TemplateData, TemplateMeta, TrackEndpointMeta, TransformJqMeta, UrlRewriteMeta,
@@ -56,6 +58,7 @@ pub use graphql::{
 use json::Document;
 pub use proxy::{ProxyConfig, ServiceDiscoveryConfiguration, Transport};
 pub use response_processors::ResponseProcessor;
+pub use unsupported::unsupported;
 pub use uptime_tests::{CheckCommand, HostCheckObject, UptimeTests, UptimeTestsConfig};
 pub use value::{List, Map};
 use value::{go_float, is_false};
@@ -213,6 +216,12 @@ impl ApiDefinition {
                     reason: e.reason().to_owned(),
                 }
             })
+    }
+
+    /// Where an auth token is read: `auth_configs["authToken"]`, else the deprecated `auth`.
+    #[must_use]
+    pub fn token_auth(&self) -> &AuthConfig {
+        self.auth_configs.get("authToken").unwrap_or(&self.auth)
     }
 
     /// One line, as the REST API answers.
