@@ -171,6 +171,72 @@ fn every_field_of_tyk_is_typed_kept_and_checked() {
     }
 }
 
+/// Paths of everything inside `value`, map keys as `{}` where the list of fields says so.
+fn paths_inside(value: &Value, path: &str, found: &mut Vec<String>) {
+    match value {
+        Value::Object(fields) => {
+            for (key, value) in fields {
+                let key = if key == "Any" { "{}" } else { key };
+                let path = if path.is_empty() {
+                    key.to_owned()
+                } else {
+                    format!("{path}.{key}")
+                };
+                paths_inside(value, &path, found);
+                if key != "{}" {
+                    found.push(path);
+                }
+            }
+        }
+        Value::Array(items) => {
+            for item in items {
+                paths_inside(item, &format!("{path}[]"), found);
+            }
+        }
+        _ => {}
+    }
+}
+
+#[test]
+fn no_field_is_printed_that_tyk_does_not_have() {
+    let keys: Vec<&str> = KEYS
+        .lines()
+        .filter_map(|line| line.split('\t').next())
+        .collect();
+    for path in &keys {
+        // One element or entry in each list and map of structs, so that its fields are printed.
+        if !keys.iter().any(|key| {
+            key.starts_with(&format!("{path}[].")) || key.starts_with(&format!("{path}.{{}}"))
+        }) {
+            continue;
+        }
+        let inside = if keys.iter().any(|key| key.starts_with(&format!("{path}[]"))) {
+            "[]"
+        } else if *path == "event_handlers.events" {
+            ".{}[]"
+        } else {
+            ".{}"
+        };
+        let (document, _) = wrap(&format!("{path}{inside}"), json!({}));
+        let printed = parse(&document.to_string()).to_json_string();
+        let mut found = Vec::new();
+        paths_inside(
+            &serde_json::from_str(&printed).expect("json"),
+            "",
+            &mut found,
+        );
+        assert!(
+            found
+                .iter()
+                .any(|f| f.starts_with(&format!("{path}{inside}."))),
+            "{path}"
+        );
+        for found in found {
+            assert!(keys.contains(&found.as_str()), "{found}");
+        }
+    }
+}
+
 #[test]
 fn keys_fold_case_null_is_zero_and_unknown_keys_are_passed_over() {
     let definition = parse(

@@ -1,3 +1,4 @@
 //! The single integration binary.
 
+mod features_apidef;
 mod tidy;
