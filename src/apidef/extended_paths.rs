@@ -1,7 +1,8 @@
 //! What happens on single endpoints of a version: the lists below `extended_paths`.
 //!
-//! Tyk: `apidef/api_definitions.go` (`ExtendedPathsSet`). A `path` is an unanchored regular expression in
-//! which `{name}` stands for one segment (`url_regex`); `method` is compared letter by letter.
+//! Tyk: `apidef/api_definitions.go` (`ExtendedPathsSet`). A `path` is an unanchored regular
+//! expression in which `{name}` stands for one segment (`url_regex`); `method` is compared letter
+//! by letter.
 
 use std::collections::BTreeMap;
 

@@ -1,7 +1,8 @@
 //! API definitions as written: Tyk's classic format, every field of 5.4.0, nothing compiled.
 //!
-//! Pure data: parse, print, validate; no IO and no clock. `gateway::loader` reads the files and compiles
-//! what the hot path needs. Field names are the JSON names in snake case; types carry Tyk's names.
+//! Pure data: parse, print, validate; no IO and no clock. `gateway::loader` reads the files and
+//! compiles what the hot path needs. Field names are the JSON names in snake case; types carry
+//! Tyk's names.
 //!
 //! Tyk: `apidef/api_definitions.go` (`APIDefinition`).
 

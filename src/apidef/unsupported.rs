@@ -1,8 +1,8 @@
 //! What a definition asks for and this gateway does not do yet.
 //!
 //! An API is never served without something its operator relies on: a feature that guards, hides or
-//! changes what passes is refused, one whose absence only costs comfort is a warning. A feature that
-//! gets built loses its row here, nothing else.
+//! changes what passes is refused, one whose absence only costs comfort is a warning. A feature
+//! that gets built loses its row here, nothing else.
 
 use super::{ApiDefinition, ExtendedPathsSet, Fault, Severity, VersionInfo, validate};
 

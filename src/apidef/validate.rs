@@ -1,8 +1,8 @@
 //! What is wrong with a definition that could be read.
 //!
 //! Two sets of rules: [`rest_fault`] is what Tyk checks when a definition comes by the REST API
-//! (`apidef/validator.go`); [`load_faults`] is what the loader must know before it compiles one from
-//! whatever source. What is right but not built yet stands in `unsupported`.
+//! (`apidef/validator.go`); [`load_faults`] is what the loader must know before it compiles one
+//! from whatever source. What is right but not built yet stands in `unsupported`.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -14,8 +14,8 @@ use super::{
     url_regex,
 };
 
-/// The first rule of Tyk's REST API that a definition breaks, in Tyk's words. The control plane wraps
-/// it as `Validation of API Definition failed. Reason: <r>.`.
+/// The first rule of Tyk's REST API that a definition breaks, in Tyk's words. The control plane
+/// wraps it as `Validation of API Definition failed. Reason: <r>.`.
 #[must_use]
 pub fn rest_fault(api: &ApiDefinition) -> Option<String> {
     duplicate_data_source(api)
@@ -298,8 +298,8 @@ fn version_faults(name: &str, version: &VersionInfo, faults: &mut Vec<Fault>) {
     }
 }
 
-// Tyk differs: there one bad expression brings down every request to its version, and a status that is
-// no status every request to its endpoint.
+// Tyk differs: there one bad expression brings down every request to its version, and a status that
+// is no status every request to its endpoint.
 fn endpoint_faults(base: &str, paths: &ExtendedPathsSet, faults: &mut Vec<Fault>) {
     let status_fault = |code: i64| format!("found status {code}, expected 100 to 999");
     paths.each_endpoint(|endpoint| {

@@ -1,5 +1,5 @@
-//! Holds `docs/FEATURES.apidef.md` against the list of Tyk's fields: every path has one row, every row a
-//! path, and the files a row names exist.
+//! Holds `docs/FEATURES.apidef.md` against the list of Tyk's fields: every path has one row, every
+//! row a path, and the files a row names exist.
 
 use std::{collections::BTreeSet, path::Path};
 
