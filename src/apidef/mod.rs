@@ -20,6 +20,7 @@ pub mod json;
 mod proxy;
 pub mod references;
 mod response_processors;
+mod route;
 pub mod target_url;
 mod unsupported;
 mod uptime_tests;
@@ -59,6 +60,7 @@ pub use graphql::{
 use json::Document;
 pub use proxy::{ProxyConfig, ServiceDiscoveryConfiguration, Transport};
 pub use response_processors::ResponseProcessor;
+pub use route::Route;
 pub use unsupported::unsupported;
 pub use uptime_tests::{CheckCommand, HostCheckObject, UptimeTests, UptimeTestsConfig};
 pub use value::{List, Map};
