@@ -27,8 +27,8 @@ pub fn parse(text: &str) -> Option<i64> {
 }
 
 impl ApiDefinition {
-    /// When the API ends, in seconds since 1970; `None`: never. It applies to `not_versioned` APIs only,
-    /// as in Tyk.
+    /// When the API ends, in seconds since 1970; `None`: never. It applies to `not_versioned` APIs
+    /// only, as in Tyk.
     #[must_use]
     pub fn expires_at(&self) -> Option<i64> {
         parse(&self.expiration)
@@ -36,7 +36,8 @@ impl ApiDefinition {
 }
 
 impl VersionInfo {
-    /// When the version ends, in seconds since 1970; `None`: never. An unreadable date is long past.
+    /// When the version ends, in seconds since 1970; `None`: never. An unreadable date is long
+    /// past.
     #[must_use]
     pub fn expires_at(&self) -> Option<i64> {
         match self.expires.as_str() {

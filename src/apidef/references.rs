@@ -1,10 +1,11 @@
-//! References in definition files: values that stand in the environment or in `secrets` of `tyk.conf`.
+//! References in definition files: values that stand in the environment or in `secrets` of
+//! `tyk.conf`.
 //!
 //! Two rules of Tyk's meet here (`gateway/api_definition.go` `replaceSecrets`, `gateway/server.go`
-//! `kvStore`). In the text of a whole file, before it is parsed: `env://NAME` reaches to the closing
-//! quote and stands for the variable `NAME`; `secrets://KEY` is replaced wherever it occurs. Afterwards,
-//! in `proxy.listen_path` and `proxy.target_url` alone: `env://x` stands for `TYK_SECRET_X`, and
-//! `secrets://KEY` for the whole value.
+//! `kvStore`). In the text of a whole file, before it is parsed: `env://NAME` reaches to the
+//! closing quote and stands for the variable `NAME`; `secrets://KEY` is replaced wherever it
+//! occurs. Afterwards, in `proxy.listen_path` and `proxy.target_url` alone: `env://x` stands for
+//! `TYK_SECRET_X`, and `secrets://KEY` for the whole value.
 //!
 //! The environment is handed in; nothing here reads it.
 
@@ -20,8 +21,8 @@ pub type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 /// Longest key of `secrets` that is looked for.
 const KEY_BYTES_MAX: usize = 256;
 
-/// Replaces the references in the text of a definition file. A reference to a variable that is empty or
-/// unset, or to a key that `secrets` lacks, stays as it is, as in Tyk; see [`unresolved`].
+/// Replaces the references in the text of a definition file. A reference to a variable that is
+/// empty or unset, or to a key that `secrets` lacks, stays as it is, as in Tyk; see [`unresolved`].
 ///
 /// # Errors
 /// A reference into Consul or Vault, with its place.
@@ -98,8 +99,8 @@ fn push_escaped(to: &mut String, value: &str) {
     }
 }
 
-/// The first text that refers to Consul or Vault. None when the document cannot be parsed: the parser
-/// then has more to say.
+/// The first text that refers to Consul or Vault. None when the document cannot be parsed: the
+/// parser then has more to say.
 fn foreign_store(raw: &str) -> Option<Fault> {
     let document = Document::parse(raw.as_bytes()).ok()?;
     document.texts().find_map(|(offset, pointer, text)| {
@@ -115,8 +116,8 @@ fn foreign_store(raw: &str) -> Option<Fault> {
     })
 }
 
-/// References that [`substitute`] left in the text of a file, as warnings: what stands there now is the
-/// reference itself. Listen path and target are [`resolve_proxy`]'s business.
+/// References that [`substitute`] left in the text of a file, as warnings: what stands there now is
+/// the reference itself. Listen path and target are [`resolve_proxy`]'s business.
 #[must_use]
 pub fn unresolved(text: &str) -> Vec<Fault> {
     if memmem::find(text.as_bytes(), b"env://").is_none()

@@ -1,4 +1,5 @@
-//! Target URLs as Go reads them, so that an API which Tyk skips is skipped here and for the same reason.
+//! Target URLs as Go reads them, so that an API which Tyk skips is skipped here and for the same
+//! reason.
 //!
 //! Go: `net/url` (`Parse`). This only judges; the upstream side parses again for its own needs.
 

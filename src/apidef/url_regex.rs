@@ -1,7 +1,7 @@
 //! Endpoint paths as regular expressions.
 //!
-//! Tyk: `gateway/api_definition.go` (`generateRegex`): every `{…}` becomes `([^/]*)`, whatever stands
-//! inside, and the rest is a raw RE2 expression, searched for anywhere in its subject.
+//! Tyk: `gateway/api_definition.go` (`generateRegex`): every `{…}` becomes `([^/]*)`, whatever
+//! stands inside, and the rest is a raw RE2 expression, searched for anywhere in its subject.
 
 use regex_automata::{meta, util::syntax};
 
@@ -81,8 +81,8 @@ pub fn compile(go: &str) -> Result<meta::Regex, String> {
 /// Checks a listen path or domain template of gorilla/mux: `{name}` and `{name:regex}`.
 ///
 /// # Errors
-/// Unbalanced braces, a variable without name or expression, an expression that cannot be read or that
-/// captures (Tyk panics on the last).
+/// Unbalanced braces, a variable without name or expression, an expression that cannot be read or
+/// that captures (Tyk panics on the last).
 pub fn check_template(text: &str) -> Result<(), String> {
     let mut depth = 0_u32;
     let mut start = 0;

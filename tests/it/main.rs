@@ -10,4 +10,5 @@
 mod harness;
 mod cli;
 mod features;
+mod features_apidef;
 mod tidy;

@@ -1,8 +1,8 @@
 //! Nodes to serde types by Go's rules (`encoding/json`, `Unmarshal`).
 //!
-//! What differs from serde_json: keys fold case, `null` leaves the zero value, unknown keys are passed
-//! over, an array is no struct, a repeated key wins over the earlier one or is merged with it when both
-//! are objects, and a finding knows its place.
+//! What differs from serde_json: keys fold case, `null` leaves the zero value, unknown keys are
+//! passed over, an array is no struct, a repeated key wins over the earlier one or is merged with
+//! it when both are objects, and a finding knows its place.
 
 use std::{borrow::Cow, fmt, rc::Rc};
 
@@ -384,8 +384,8 @@ impl<'d, 'a> Fields<'d, 'a> {
     }
 }
 
-/// Go decodes a repeated key into the same field: `null` changes nothing, objects are merged, anything
-/// else replaces what was there.
+/// Go decodes a repeated key into the same field: `null` changes nothing, objects are merged,
+/// anything else replaces what was there.
 fn repeat<'d, 'a>(earlier: &mut Cursor<'d, 'a>, mut later: Cursor<'d, 'a>) {
     match (earlier.node().kind, later.node().kind) {
         (_, Kind::Null) => {}

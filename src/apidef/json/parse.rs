@@ -1,7 +1,7 @@
 //! Text to nodes: a JSON document (RFC 8259) as a flat list in document order.
 //!
-//! Each node knows its place in the text and the node that follows its whole subtree, so a subtree is
-//! skipped in one step. Nesting and size are bounded before anything is built on them.
+//! Each node knows its place in the text and the node that follows its whole subtree, so a subtree
+//! is skipped in one step. Nesting and size are bounded before anything is built on them.
 
 use std::borrow::Cow;
 
@@ -118,8 +118,8 @@ impl<'a> Document<'a> {
         }
     }
 
-    /// Byte position of the value at `pointer` (RFC 6901); of the nearest enclosing value when there is
-    /// none. Keys that differ only in case are followed, as Go would.
+    /// Byte position of the value at `pointer` (RFC 6901); of the nearest enclosing value when
+    /// there is none. Keys that differ only in case are followed, as Go would.
     #[must_use]
     pub fn locate(&self, pointer: &str) -> usize {
         let mut at = 0;
@@ -460,8 +460,8 @@ fn index(position: usize) -> u32 {
     u32::try_from(position).unwrap_or(u32::MAX)
 }
 
-/// Resolves the escapes of a text that the parser has accepted. Halves of surrogate pairs that stand
-/// alone become U+FFFD, as in Go.
+/// Resolves the escapes of a text that the parser has accepted. Halves of surrogate pairs that
+/// stand alone become U+FFFD, as in Go.
 fn unescape(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     let mut rest = text;
