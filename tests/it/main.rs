@@ -7,8 +7,8 @@
 // Tests block, poll and measure on threads of their own; the bans protect the shards.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
-mod harness;
 mod cli;
 mod features;
 mod features_apidef;
+mod harness;
 mod tidy;
