@@ -1,4 +1,5 @@
 //! Sockets, TLS and names. The only module that knows the runtime's types.
 
+pub mod dns;
 pub mod io;
 pub mod sys;
