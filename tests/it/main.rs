@@ -1,3 +1,4 @@
 //! The single integration binary.
 
+mod fuzz_corpus;
 mod tidy;
