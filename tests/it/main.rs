@@ -11,4 +11,5 @@ mod cli;
 mod features;
 mod features_apidef;
 mod harness;
+mod fuzz_corpus;
 mod tidy;
