@@ -20,7 +20,7 @@ use crate::{
 
 const SECRET: &str = "conformance-secret";
 
-const NO_SECRET: &str = concat!(
+const FORBIDDEN: &str = concat!(
     r#"{"status":"error","message":"Attempted administrative access with invalid or missing key!"}"#,
     "\n"
 );
@@ -142,13 +142,13 @@ impl Bench {
     ) -> Answer {
         self.control
             .call(Call {
-                method: method.to_owned(),
-                path_and_query: target.to_owned(),
-                headers: fields
+                method: method.as_bytes().to_vec(),
+                target: target.as_bytes().to_vec(),
+                fields: fields
                     .iter()
                     .map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec()))
                     .collect(),
-                body: body.as_bytes().to_vec(),
+                content: body.as_bytes().to_vec(),
                 peer: "127.0.0.1:1".parse().unwrap(),
             })
             .await
@@ -191,11 +191,14 @@ fn definition(id: &str, name: &str) -> String {
 }
 
 fn text(answer: Answer) -> (u16, String) {
-    (answer.status, String::from_utf8(answer.body).unwrap())
+    (answer.status, String::from_utf8(answer.content).unwrap())
 }
 
 fn header<'a>(answer: &'a Answer, name: &str) -> Option<&'a str> {
-    let found = answer.headers.iter().find(|(found, _)| found == name);
+    let found = answer
+        .fields
+        .iter()
+        .find(|(found, _)| found == name.as_bytes());
     found.map(|(_, value)| std::str::from_utf8(value).unwrap())
 }
 
@@ -218,7 +221,7 @@ fn run(test: impl Future<Output = ()>) {
 
 #[test]
 fn paths_of_the_control_api_are_told_from_all_others() {
-    let paths = Paths::from_config(&Config::default());
+    let paths = Names::from_config(&Config::default());
     for path in [
         "/hello",
         "/live",
@@ -235,7 +238,7 @@ fn paths_of_the_control_api_are_told_from_all_others() {
     ] {
         assert!(!paths.owns(path.as_bytes()), "{path}");
     }
-    let renamed = Paths::from_config(&Config {
+    let renamed = Names::from_config(&Config {
         health_check_endpoint_name: "status/up".to_owned(),
         ..Config::default()
     });
@@ -247,7 +250,7 @@ fn paths_of_the_control_api_are_told_from_all_others() {
 fn the_secret_comes_before_everything_else() {
     run(async {
         let bench = Bench::new(|_| ()).await;
-        let forbidden = (403, NO_SECRET.to_owned());
+        let forbidden = (403, FORBIDDEN.to_owned());
         let check = async |method: &str, target: &str, fields: &[(&str, &str)]| {
             let answer = bench.send(method, target, fields, "").await;
             assert_eq!(header(&answer, "Content-Type"), Some("application/json"));
