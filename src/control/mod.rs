@@ -1,7 +1,7 @@
 //! The REST API, without a socket: calls come in, answers go out, on the control thread.
 //!
 //! Where a call came from, the traffic port through a shard's mailbox or a listener of its own, is
-//! not known here; [`Names::owns`] tells a shard which requests to send. Handlers are plain
+//! not known here; [`Paths::owns`] tells a shard which requests to send. Handlers are plain
 //! functions, one file per path under `/tyk`; the table of routes is in [`routes`], everything that
 //! they share (secret, refusals, Go's JSON) in this file.
 //!
@@ -42,19 +42,16 @@ use crate::{
 /// Largest content of a call when `max_request_body_size` says nothing.
 pub const CONTENT_BYTES_MAX: u64 = 10 * 1024 * 1024;
 
-/// Tyk's answer to a missing secret and to a wrong one.
-const NO_SECRET: &str = "Attempted administrative access with invalid or missing key!";
-
 /// One request to the control API.
 #[derive(Debug)]
 pub struct Call {
-    pub method: Vec<u8>,
+    pub method: String,
     /// The request target in origin form, as it stood on the wire.
-    pub target: Vec<u8>,
+    pub path_and_query: String,
     /// Field lines in order; names in any case.
-    pub fields: Vec<(Vec<u8>, Vec<u8>)>,
+    pub headers: Vec<(Vec<u8>, Vec<u8>)>,
     /// The whole content, at most [`Control::content_bytes_max`].
-    pub content: Vec<u8>,
+    pub body: Vec<u8>,
     pub peer: SocketAddr,
 }
 
@@ -62,18 +59,18 @@ pub struct Call {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Answer {
     pub status: u16,
-    pub fields: Vec<(Vec<u8>, Vec<u8>)>,
-    pub content: Vec<u8>,
+    pub headers: Vec<(String, Vec<u8>)>,
+    pub body: Vec<u8>,
 }
 
 /// Which paths belong to the control API. Cheap to ask for every request.
 #[derive(Debug, Clone)]
-pub struct Names {
+pub struct Paths {
     hello: Box<[u8]>,
     ready: Box<[u8]>,
 }
 
-impl Names {
+impl Paths {
     #[must_use]
     pub fn from_config(config: &Config) -> Self {
         let path = |name: &str| format!("/{}", name.trim_start_matches('/')).into_bytes();
@@ -115,7 +112,7 @@ pub struct Control {
 }
 
 struct Parts {
-    names: Names,
+    paths: Paths,
     /// Digests are compared, so that the time taken says nothing about the secret's length either.
     secret_digest: [u8; 32],
     /// Restricts `/tyk/*` to this host; empty: any.
@@ -134,7 +131,7 @@ impl Control {
     pub fn new(setup: Setup<'_>) -> Self {
         let config = setup.config;
         let parts = Arc::new(Parts {
-            names: Names::from_config(config),
+            paths: Paths::from_config(config),
             secret_digest: Sha256::digest(config.secret.as_str().as_bytes()).into(),
             hostname: config.control_api_hostname.clone(),
             content_bytes_max: config
@@ -149,7 +146,7 @@ impl Control {
             registry: setup.registry,
         });
         Self {
-            router: routes(&parts.names).with_state(Arc::clone(&parts)),
+            router: routes(&parts.paths).with_state(Arc::clone(&parts)),
             parts,
         }
     }
@@ -163,36 +160,40 @@ impl Control {
 
     /// Answers one call. Never fails; waits for disk, store or reload.
     pub async fn call(&self, call: Call) -> Answer {
-        let peer = call.peer;
-        let method = String::from_utf8_lossy(&call.method).into_owned();
-        let path = String::from_utf8_lossy(path_of(&call.target)).into_owned();
+        let (peer, method) = (call.peer, call.method.clone());
+        let path = path_of(&call.path_and_query).to_owned();
         let response = self.respond(call).await;
         let status = response.status().as_u16();
-        if status == StatusCode::FORBIDDEN.as_u16() {
-            tracing::warn!(prefix = "api", %peer, method, path, "{NO_SECRET}");
-        }
         tracing::debug!(prefix = "api", %peer, method, path, status, "control call");
         answer(response).await
     }
 
     async fn respond(&self, call: Call) -> Response {
         let parts = &*self.parts;
-        let path = path_of(&call.target);
-        let is_public = parts.names.is_public(path);
+        let path = path_of(&call.path_and_query);
+        let is_public = parts.paths.is_public(path.as_bytes());
         if !is_public {
             // Everything that is not on the short list needs the secret, whatever it may be.
-            if !parts.hostname.is_empty() && !is_for_host(&call.fields, &parts.hostname) {
+            if !parts.hostname.is_empty() && !is_for_host(&call.headers, &parts.hostname) {
                 return plain(StatusCode::NOT_FOUND, "Not Found");
             }
-            if !path.starts_with(b"/tyk/") {
+            if !path.starts_with("/tyk/") {
                 return plain(StatusCode::NOT_FOUND, "Not Found");
             }
         }
-        if call.content.len() as u64 > parts.content_bytes_max {
+        if call.body.len() as u64 > parts.content_bytes_max {
             return go_error(StatusCode::PAYLOAD_TOO_LARGE, "Request Entity Too Large\n");
         }
-        if !is_public && !parts.is_secret(field(&call.fields, b"x-tyk-authorization")) {
-            return refusal(StatusCode::FORBIDDEN, NO_SECRET);
+        if !is_public && !parts.is_secret(field(&call.headers, b"x-tyk-authorization")) {
+            let (peer, method) = (call.peer, &call.method);
+            tracing::warn!(
+                prefix = "api", %peer, method, path,
+                "Attempted administrative access with invalid or missing key!"
+            );
+            return refusal(
+                StatusCode::FORBIDDEN,
+                "Attempted administrative access with invalid or missing key!",
+            );
         }
         let Some(request) = parts.request(call) else {
             return go_error(StatusCode::NOT_FOUND, "404 page not found\n");
@@ -227,12 +228,11 @@ impl Parts {
 
     /// The call as axum takes it. `None` when its target is none. Handlers read no fields.
     fn request(&self, call: Call) -> Option<Request<Body>> {
-        let target = std::str::from_utf8(&call.target).ok()?;
-        let (path, query) = match target.split_once('?') {
+        let (path, query) = match call.path_and_query.split_once('?') {
             Some((path, query)) => (path, Some(query)),
-            None => (target, None),
+            None => (call.path_and_query.as_str(), None),
         };
-        let is_public = self.names.is_public(path.as_bytes());
+        let is_public = self.paths.is_public(path.as_bytes());
         // Tyk strips one slash behind `/tyk`; where there are more, the outer router has sent the
         // client to the clean path.
         let path = path
@@ -244,13 +244,13 @@ impl Parts {
             None => path.parse(),
         }
         .ok()?;
-        let method = match call.method.as_slice() {
+        let method = match call.method.as_str() {
             // axum answers HEAD wherever there is GET; Tyk's routes do not.
-            b"HEAD" if !is_public || *path.as_bytes() == *self.names.hello => b"X-HEAD",
+            "HEAD" if !is_public || *path.as_bytes() == *self.paths.hello => "X-HEAD",
             method => method,
         };
-        let method = Method::from_bytes(method).ok()?;
-        let mut request = Request::new(Body::from(call.content));
+        let method = Method::from_bytes(method.as_bytes()).ok()?;
+        let mut request = Request::new(Body::from(call.body));
         *request.method_mut() = method;
         *request.uri_mut() = target;
         Some(request)
@@ -258,7 +258,7 @@ impl Parts {
 }
 
 /// Every route, as Tyk's `loadControlAPIEndpoints`.
-fn routes(names: &Names) -> Router<Arc<Parts>> {
+fn routes(paths: &Paths) -> Router<Arc<Parts>> {
     type Shared = State<Arc<Parts>>;
     type Asked = Query<Vec<(String, String)>>;
     let text = |path: &[u8]| String::from_utf8_lossy(path).into_owned();
@@ -266,10 +266,10 @@ fn routes(names: &Names) -> Router<Arc<Parts>> {
     let hello = get(async |State(parts): Shared| health::hello(parts.liveness.last().as_deref()))
         .fallback(async || refusal(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed"));
     let public = [
-        (text(&names.hello), hello),
+        (text(&paths.hello), hello),
         ("/live".to_owned(), get(async || health::live())),
         (
-            text(&names.ready),
+            text(&paths.ready),
             get(async |State(parts): Shared| {
                 health::ready(parts.gateway.readiness(), &parts.registry)
             }),
@@ -379,24 +379,21 @@ fn not_there_yet_oas() -> Response {
     )
 }
 
-fn path_of(target: &[u8]) -> &[u8] {
-    target
-        .split(|byte| *byte == b'?')
-        .next()
-        .unwrap_or_default()
+fn path_of(path_and_query: &str) -> &str {
+    path_and_query.split('?').next().unwrap_or_default()
 }
 
 /// The first field of a name, as Go's `Header.Get`.
-fn field<'a>(fields: &'a [(Vec<u8>, Vec<u8>)], name: &[u8]) -> Option<&'a [u8]> {
-    fields
+fn field<'a>(headers: &'a [(Vec<u8>, Vec<u8>)], name: &[u8]) -> Option<&'a [u8]> {
+    headers
         .iter()
         .find(|(found, _)| found.eq_ignore_ascii_case(name))
         .map(|(_, value)| value.as_slice())
 }
 
-fn is_for_host(fields: &[(Vec<u8>, Vec<u8>)], hostname: &str) -> bool {
+fn is_for_host(headers: &[(Vec<u8>, Vec<u8>)], hostname: &str) -> bool {
     // Tyk differs: there `control_api_hostname` protects nothing.
-    let host = field(fields, b"host").unwrap_or_default();
+    let host = field(headers, b"host").unwrap_or_default();
     let name = match host.iter().rposition(|byte| *byte == b':') {
         // Not a colon inside of an IPv6 address.
         Some(at) if host.get(at..).is_some_and(|rest| !rest.contains(&b']')) => host.get(..at),
@@ -436,7 +433,7 @@ struct Verbatim;
 async fn answer(response: Response) -> Answer {
     let (mut head, body) = response.into_parts();
     // From memory: neither large beyond what was built, nor able to fail.
-    let mut content = axum::body::to_bytes(body, usize::MAX)
+    let mut body = axum::body::to_bytes(body, usize::MAX)
         .await
         .unwrap_or_default()
         .to_vec();
@@ -444,14 +441,14 @@ async fn answer(response: Response) -> Answer {
         && head.extensions.get::<Verbatim>().is_none()
         && !is_json(&head.headers);
     if is_refusal {
-        let message = String::from_utf8_lossy(&content);
+        let message = String::from_utf8_lossy(&body);
         let json = serde_json::json!({"status": "error", "message": message});
-        content = json.to_string().into_bytes();
+        body = json.to_string().into_bytes();
         let json = HeaderValue::from_static("application/json");
         head.headers.insert(header::CONTENT_TYPE, json);
     }
     if is_json(&head.headers) {
-        content = as_go(content);
+        body = as_go(body);
     }
     // Framing is the caller's.
     head.headers.remove(header::CONTENT_LENGTH);
@@ -464,12 +461,12 @@ async fn answer(response: Response) -> Answer {
     }
     Answer {
         status: head.status.as_u16(),
-        fields: head
+        headers: head
             .headers
             .iter()
             .map(|(name, value)| (go_name(name.as_str()), value.as_bytes().to_vec()))
             .collect(),
-        content,
+        body,
     }
 }
 
@@ -505,16 +502,12 @@ fn as_go(json: Vec<u8>) -> Vec<u8> {
 }
 
 /// `content-type` as `Content-Type`.
-fn go_name(name: &str) -> Vec<u8> {
+fn go_name(name: &str) -> String {
     let mut is_first = true;
-    name.bytes()
-        .map(|byte| {
-            let shown = if is_first {
-                byte.to_ascii_uppercase()
-            } else {
-                byte
-            };
-            is_first = byte == b'-';
+    name.chars()
+        .map(|c| {
+            let shown = if is_first { c.to_ascii_uppercase() } else { c };
+            is_first = c == '-';
             shown
         })
         .collect()

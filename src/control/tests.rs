@@ -20,7 +20,7 @@ use crate::{
 
 const SECRET: &str = "conformance-secret";
 
-const FORBIDDEN: &str = concat!(
+const NO_SECRET: &str = concat!(
     r#"{"status":"error","message":"Attempted administrative access with invalid or missing key!"}"#,
     "\n"
 );
@@ -142,13 +142,13 @@ impl Bench {
     ) -> Answer {
         self.control
             .call(Call {
-                method: method.as_bytes().to_vec(),
-                target: target.as_bytes().to_vec(),
-                fields: fields
+                method: method.to_owned(),
+                path_and_query: target.to_owned(),
+                headers: fields
                     .iter()
                     .map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec()))
                     .collect(),
-                content: body.as_bytes().to_vec(),
+                body: body.as_bytes().to_vec(),
                 peer: "127.0.0.1:1".parse().unwrap(),
             })
             .await
@@ -191,14 +191,11 @@ fn definition(id: &str, name: &str) -> String {
 }
 
 fn text(answer: Answer) -> (u16, String) {
-    (answer.status, String::from_utf8(answer.content).unwrap())
+    (answer.status, String::from_utf8(answer.body).unwrap())
 }
 
 fn header<'a>(answer: &'a Answer, name: &str) -> Option<&'a str> {
-    let found = answer
-        .fields
-        .iter()
-        .find(|(found, _)| found == name.as_bytes());
+    let found = answer.headers.iter().find(|(found, _)| found == name);
     found.map(|(_, value)| std::str::from_utf8(value).unwrap())
 }
 
@@ -221,7 +218,7 @@ fn run(test: impl Future<Output = ()>) {
 
 #[test]
 fn paths_of_the_control_api_are_told_from_all_others() {
-    let paths = Names::from_config(&Config::default());
+    let paths = Paths::from_config(&Config::default());
     for path in [
         "/hello",
         "/live",
@@ -238,7 +235,7 @@ fn paths_of_the_control_api_are_told_from_all_others() {
     ] {
         assert!(!paths.owns(path.as_bytes()), "{path}");
     }
-    let renamed = Names::from_config(&Config {
+    let renamed = Paths::from_config(&Config {
         health_check_endpoint_name: "status/up".to_owned(),
         ..Config::default()
     });
@@ -250,7 +247,7 @@ fn paths_of_the_control_api_are_told_from_all_others() {
 fn the_secret_comes_before_everything_else() {
     run(async {
         let bench = Bench::new(|_| ()).await;
-        let forbidden = (403, FORBIDDEN.to_owned());
+        let forbidden = (403, NO_SECRET.to_owned());
         let check = async |method: &str, target: &str, fields: &[(&str, &str)]| {
             let answer = bench.send(method, target, fields, "").await;
             assert_eq!(header(&answer, "Content-Type"), Some("application/json"));
