@@ -1,4 +1,4 @@
-//! The desk that answers the shards' questions about sessions.
+//! The desk that answers the shards' questions about what is stored.
 
 use std::sync::Arc;
 
@@ -6,13 +6,10 @@ use tokio::sync::Semaphore;
 
 use crate::{
     mailbox::{Desk, Question},
-    storage::{Owner, StoreError, keys},
+    storage::{Owner, StoreError},
 };
 
-/// The key of a session, as the request carried it.
-pub type Ask = String;
-
-/// The session as stored (Tyk's JSON); `Ok(None)` when there is none.
+/// What one question brought: the value of the first of its keys that exists.
 pub type Found = Result<Option<Vec<u8>>, StoreError>;
 
 /// Questions that become one question to the store.
@@ -21,9 +18,18 @@ const BATCH_MAX: usize = 64;
 /// Questions to the store under way. While all are, the mailbox fills and shards are told so.
 const BATCHES_MAX: usize = 32;
 
-/// Answers until every shard is gone. Questions that wait are asked together; a slow answer holds
-/// up nobody else's.
-pub async fn run(mut desk: Desk<Ask, Found>, owner: Arc<Owner>) {
+/// Answers until every shard is gone. `keys` says which keys a question is about, whole and in
+/// order of preference; `answer` puts what was found into the asker's words. Questions that wait
+/// are asked together; a slow answer holds up nobody else's.
+pub async fn run<Q, A>(
+    mut desk: Desk<Q, A>,
+    owner: Arc<Owner>,
+    keys: fn(Q) -> Vec<String>,
+    answer: fn(Found) -> A,
+) where
+    Q: Send + 'static,
+    A: Send + 'static,
+{
     let slots = Arc::new(Semaphore::new(BATCHES_MAX));
     let mut batch = Vec::new();
     loop {
@@ -38,32 +44,40 @@ pub async fn run(mut desk: Desk<Ask, Found>, owner: Arc<Owner>) {
         let owner = Arc::clone(&owner);
         // A panic in there drops the replies, which tells the shards.
         tokio::spawn(async move {
-            answer(questions, &owner).await;
+            ask(questions, &owner, keys, answer).await;
             drop(slot);
         });
     }
 }
 
-async fn answer(questions: Vec<Question<Ask, Found>>, owner: &Owner) {
+async fn ask<Q, A>(
+    questions: Vec<Question<Q, A>>,
+    owner: &Owner,
+    keys: fn(Q) -> Vec<String>,
+    answer: fn(Found) -> A,
+) {
+    let mut names = Vec::with_capacity(questions.len());
+    let mut replies = Vec::with_capacity(questions.len());
+    for question in questions {
+        let mut asked = keys(question.payload);
+        replies.push((asked.len(), question.reply));
+        names.append(&mut asked);
+    }
     let found = match owner.store() {
         Err(error) => Err(error),
-        Ok(store) => {
-            let names = questions
-                .iter()
-                .map(|question| keys::session(&question.payload))
-                .collect();
-            store.get_many(names).await
-        }
+        Ok(store) => store.get_many(names).await,
     };
     match found {
-        Ok(sessions) => {
-            for (question, session) in questions.into_iter().zip(sessions) {
-                question.reply.send(Ok(session));
+        Ok(values) => {
+            let mut values = values.into_iter();
+            for (count, reply) in replies {
+                let first = values.by_ref().take(count).fold(None, Option::or);
+                reply.send(answer(Ok(first)));
             }
         }
         Err(error) => {
-            for question in questions {
-                question.reply.send(Err(error.clone()));
+            for (_, reply) in replies {
+                reply.send(answer(Err(error.clone())));
             }
         }
     }

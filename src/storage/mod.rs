@@ -77,12 +77,12 @@ pub enum StoreError {
     Closed,
 }
 
-/// How to open the store that the configuration names. `dir` is the embedded store's folder
-/// (`config::Penstock::store_dir`).
+/// How to open the store that the configuration names. `state_dir` is the platform's folder for
+/// the embedded store, used when `penstock.store_path` is empty.
 ///
 /// # Errors
 /// [`StoreError::Unusable`] when the configuration asks for what is not there.
-pub fn opener(config: &Config, dir: &Path) -> Result<Open, StoreError> {
+pub fn opener(config: &Config, state_dir: &Path) -> Result<Open, StoreError> {
     match config.storage.store_kind() {
         Some(StoreKind::Redis) => {
             let redis = redis::Options::from_config(&config.storage)?;
@@ -91,7 +91,10 @@ pub fn opener(config: &Config, dir: &Path) -> Result<Open, StoreError> {
             }))
         }
         Some(StoreKind::Embedded) => {
-            let dir = dir.to_owned();
+            let dir = match config.penstock.store_path.as_str() {
+                "" => state_dir.to_owned(),
+                path => path.into(),
+            };
             Ok(Arc::new(move || {
                 Ok(Arc::new(Embedded::open(&dir)?) as Arc<dyn Store>)
             }))

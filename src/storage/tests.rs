@@ -195,11 +195,18 @@ fn what_is_not_spoken_yet_is_refused_by_name() {
 }
 
 #[test]
-fn the_embedded_store_is_opened_in_its_folder() {
-    let dir = Scratch::new();
-    let open = opener(&Config::default(), dir.path()).unwrap();
-    open().map(drop).unwrap();
-    assert!(dir.path().join("penstock.redb").exists());
+fn the_store_path_wins_over_the_state_folder() {
+    let (named, platform) = (Scratch::new(), Scratch::new());
+    let mut config = Config::default();
+    let open = |config: &Config| {
+        let open = opener(config, platform.path()).unwrap();
+        open().map(drop).unwrap();
+    };
+    open(&config);
+    assert!(platform.path().join("penstock.redb").exists());
+    config.penstock.store_path = named.path().to_str().unwrap().to_owned();
+    open(&config);
+    assert!(named.path().join("penstock.redb").exists());
 }
 
 #[test]
@@ -213,9 +220,10 @@ fn questions_of_shards_are_answered_from_the_store() {
     paused(async {
         let owner = Arc::new(stub.owner());
         owner.acquire().await.unwrap();
-        tokio::spawn(desk::run(desk, Arc::clone(&owner)));
-        let ask = async |key: &str| {
-            let answer = line.ask(key.to_owned(), u64::MAX);
+        let keys = |asked: &'static str| asked.split(' ').map(keys::session).collect();
+        tokio::spawn(desk::run(desk, Arc::clone(&owner), keys, |found| found));
+        let ask = async |key: &'static str| {
+            let answer = line.ask(key, u64::MAX);
             // The shard's loop: whatever arrives is handed to the line.
             let draining = async {
                 loop {
@@ -232,6 +240,8 @@ fn questions_of_shards_are_answered_from_the_store() {
         };
         assert_eq!(ask("known").await, Ok(Some(b"{}".to_vec())));
         assert_eq!(ask("unknown").await, Ok(None));
+        stub.put("apikey-second", "2");
+        assert_eq!(ask("unknown second known").await, Ok(Some(b"2".to_vec())));
         stub.fail("down");
         assert_eq!(ask("known").await, Err(StoreError::Away("down".to_owned())));
         stub.heal();
