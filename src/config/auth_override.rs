@@ -1,6 +1,6 @@
 //! `auth_override`: another store for keys and sessions of all APIs.
 
-use crate::config::field::{FreeMap, section};
+use crate::config::{field::section, value::FreeMap};
 
 section! {
     /// `auth_override`.

@@ -39,6 +39,7 @@ const WELL_KNOWN_SECRETS: &[&str] = &[
     "foo",
     "changeme",
     "CHANGEME",
+    "set-your-own-before-listening-elsewhere",
     "secret",
 ];
 

@@ -182,7 +182,7 @@ impl Config {
 fn tls_versions(min: u16, max: u16) -> (TlsVersion, TlsVersion) {
     let of = |number: u16, default| match number {
         0 => default,
-        0..=0x0303 => TlsVersion::Tls12,
+        1..=0x0303 => TlsVersion::Tls12,
         _ => TlsVersion::Tls13,
     };
     (of(min, TlsVersion::Tls12), of(max, TlsVersion::Tls13))

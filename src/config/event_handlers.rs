@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::config::field::{FreeMap, section};
+use crate::config::{field::section, value::FreeMap};
 
 section! {
     /// `event_handlers`.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::config::field::{GoDuration, section};
+use crate::config::{field::section, value::GoDuration};
 
 section! {
     /// `health_check`.

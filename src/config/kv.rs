@@ -1,6 +1,9 @@
 //! `kv`: stores that `consul://` and `vault://` references point into.
 
-use crate::config::field::{GoDuration, Secret, section};
+use crate::config::{
+    field::section,
+    value::{GoDuration, Secret},
+};
 
 section! {
     /// `kv`.

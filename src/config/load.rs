@@ -9,9 +9,7 @@ use std::{
 
 use crate::{
     config::{
-        Config, Key, Secrets, UnknownKey, env,
-        field::{Field as _, Reader},
-        secret_ref,
+        Config, Key, Secrets, UnknownKey, env, field::Field as _, reader::Reader, secret_ref,
         unknown::KEYS,
     },
     error::LoadError,
@@ -76,6 +74,12 @@ impl Config {
         let text = String::from_utf8(bytes).map_err(|why| not_utf8(path, &why))?;
         let (config, unknown) = Self::from_json_str(path, &text)?;
         Self::finish(config, Some(path.to_owned()), unknown, vars)
+    }
+
+    /// Whether `TYK_GW_OMITCONFIGFILE` says that variables are the whole configuration.
+    #[must_use]
+    pub fn needs_no_file(vars: &Vars) -> bool {
+        env::omits_file(vars)
     }
 
     /// As [`Config::load`] without a file.

@@ -24,6 +24,7 @@ mod oas;
 mod override_messages;
 mod penstock;
 mod policies;
+mod reader;
 mod resource_sync;
 mod secret_ref;
 mod security;
@@ -32,6 +33,7 @@ mod storage;
 mod telemetry;
 mod unknown;
 mod uptime_tests;
+mod value;
 
 use std::collections::BTreeMap;
 
@@ -43,7 +45,7 @@ pub use self::{
     db_app_conf_options::DbAppConfOptions,
     dns_cache::DnsCache,
     event_handlers::{EventHandler, EventHandlers},
-    field::{FreeMap, GoDuration, Key, Secret, Secrets},
+    field::{Key, Secrets},
     health_check::{HealthCheck, LivenessCheck},
     http_server::{CertificateFile, HttpServerOptions, PortRange, PortWhitelist},
     kv::{Consul, ConsulHttpAuth, ConsulTls, Kv, Vault},
@@ -62,6 +64,7 @@ pub use self::{
     telemetry::{AccessLogs, NewRelic, OpenTelemetry, OpenTelemetryTls, Sampling, Tracing},
     unknown::UnknownKey,
     uptime_tests::{ServiceDiscovery, UptimeTests, UptimeTestsConfig},
+    value::{FreeMap, GoDuration, Secret},
 };
 use crate::config::field::section;
 
@@ -242,3 +245,6 @@ section! {
         penstock: Penstock => PENSTOCK,
     }
 }
+
+#[cfg(test)]
+mod tests;

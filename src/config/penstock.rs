@@ -2,9 +2,12 @@
 //!
 //! Absent means the defaults below. Its keys have variables too: `TYK_GW_PENSTOCK_SHARDS`.
 
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
-use crate::config::field::{section, words};
+use crate::config::{
+    Vars,
+    field::{section, words},
+};
 
 section! {
     /// `penstock`.
@@ -31,6 +34,27 @@ impl Penstock {
         self.trusted_proxies
             .iter()
             .filter_map(|text| parse_network(text))
+    }
+
+    /// Folder of the embedded store: `store_path`, else `$STATE_DIRECTORY` as systemd sets it, else
+    /// `penstock` below `$XDG_STATE_HOME` or `~/.local/state`, else `/var/lib/penstock`.
+    #[must_use]
+    pub fn store_dir(&self, vars: &Vars) -> PathBuf {
+        let set = |name| vars.get(name).filter(|text| !text.is_empty());
+        if !self.store_path.is_empty() {
+            return (&self.store_path).into();
+        }
+        // systemd may name several, between colons (systemd.exec, StateDirectory=).
+        if let Some(first) = set("STATE_DIRECTORY").and_then(|all| all.split(':').next()) {
+            return first.into();
+        }
+        if let Some(state) = set("XDG_STATE_HOME") {
+            return PathBuf::from(state).join("penstock");
+        }
+        match set("HOME").filter(|home| *home != "/") {
+            Some(home) => PathBuf::from(home).join(".local/state/penstock"),
+            None => "/var/lib/penstock".into(),
+        }
     }
 }
 

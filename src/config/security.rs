@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::config::field::{Secret, section};
+use crate::config::{field::section, value::Secret};
 
 section! {
     /// `security`.

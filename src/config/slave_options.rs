@@ -1,6 +1,6 @@
 //! `slave_options`: the link to MDCB.
 
-use crate::config::field::{Secret, section};
+use crate::config::{field::section, value::Secret};
 
 section! {
     /// `slave_options`.

@@ -3,10 +3,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use crate::config::{
-    field::{Secret, section},
-    http_server::seconds_or,
-};
+use crate::config::{field::section, http_server::seconds_or, value::Secret};
 
 section! {
     /// One Redis, sentinel group or cluster; or, for the main store, the embedded one.

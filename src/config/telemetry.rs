@@ -3,7 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::config::field::{FreeMap, Secret, section};
+use crate::config::{
+    field::section,
+    value::{FreeMap, Secret},
+};
 
 section! {
     /// `opentelemetry`.

@@ -1,1 +1,3 @@
 //! The process: start, signals, upgrade.
+
+pub mod boot;

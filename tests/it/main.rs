@@ -1,3 +1,5 @@
 //! The single integration binary.
 
+mod cli;
+mod features;
 mod tidy;
