@@ -1,7 +1,8 @@
 //! Who may call an API: authentication switches' settings.
 //!
-//! Tyk: `apidef/api_definitions.go` (`AuthConfig`, `OpenIDOptions`, `ExternalOAuth`, …); controlplane
-//! keys `auth`, `auth_configs`, `basic_auth`, `oauth_meta`, `openid_options`, `external_oauth`, `scopes`.
+//! Tyk: `apidef/api_definitions.go` (`AuthConfig`, `OpenIDOptions`, `ExternalOAuth`, …);
+//! controlplane keys `auth`, `auth_configs`, `basic_auth`, `oauth_meta`, `openid_options`,
+//! `external_oauth`, `scopes`.
 
 use std::collections::BTreeMap;
 

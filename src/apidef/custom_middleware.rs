@@ -1,6 +1,7 @@
 //! Plugins of one API: `custom_middleware` and `analytics_plugin`.
 //!
-//! Tyk: `apidef/api_definitions.go` (`MiddlewareSection`, `MiddlewareDefinition`, `AnalyticsPluginConfig`).
+//! Tyk: `apidef/api_definitions.go` (`MiddlewareSection`, `MiddlewareDefinition`,
+//! `AnalyticsPluginConfig`).
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

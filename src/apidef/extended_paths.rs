@@ -1,7 +1,8 @@
 //! What happens on single endpoints of a version: the lists below `extended_paths`.
 //!
-//! Tyk: `apidef/api_definitions.go` (`ExtendedPathsSet`). A `path` is an unanchored regular expression in
-//! which `{name}` stands for one segment (`url_regex`); `method` is compared letter by letter.
+//! Tyk: `apidef/api_definitions.go` (`ExtendedPathsSet`). A `path` is an unanchored regular
+//! expression in which `{name}` stands for one segment (`url_regex`); `method` is compared letter
+//! by letter.
 
 use std::collections::BTreeMap;
 
@@ -64,6 +65,69 @@ pub struct ExtendedPathsSet {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub go_plugin: Vec<GoPluginMeta>,
     pub persist_graphql: List<PersistGraphQlMeta>,
+}
+
+/// Where one endpoint entry stands, and what it matches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Endpoint<'a> {
+    /// JSON name of its list.
+    pub list: &'static str,
+    pub index: usize,
+    /// As written; see `url_regex`.
+    pub path: &'a str,
+    pub disabled: bool,
+}
+
+impl ExtendedPathsSet {
+    /// Visits every entry of every list, the disabled ones too.
+    pub fn each_endpoint<'a>(&'a self, mut visit: impl FnMut(Endpoint<'a>)) {
+        macro_rules! lists {
+            ($($list:ident $name:literal |$entry:ident| $disabled:expr;)*) => {$(
+                for (index, $entry) in self.$list.iter().enumerate() {
+                    visit(Endpoint {
+                        list: $name,
+                        index,
+                        path: &$entry.path,
+                        disabled: $disabled,
+                    });
+                }
+            )*};
+        }
+        lists! {
+            ignored "ignored" |e| e.disabled;
+            white_list "white_list" |e| e.disabled;
+            black_list "black_list" |e| e.disabled;
+            mock_response "mock_response" |e| e.disabled;
+            advance_cache_config "advance_cache_config" |e| e.disabled;
+            transform "transform" |e| e.disabled;
+            transform_response "transform_response" |e| e.disabled;
+            transform_jq "transform_jq" |e| false;
+            transform_jq_response "transform_jq_response" |e| false;
+            transform_headers "transform_headers" |e| e.disabled;
+            transform_response_headers "transform_response_headers" |e| e.disabled;
+            hard_timeouts "hard_timeouts" |e| e.disabled;
+            circuit_breakers "circuit_breakers" |e| e.disabled;
+            url_rewrites "url_rewrites" |e| e.disabled;
+            virtual_endpoints "virtual" |e| e.disabled;
+            size_limits "size_limits" |e| e.disabled;
+            method_transforms "method_transforms" |e| e.disabled;
+            track_endpoints "track_endpoints" |e| e.disabled;
+            do_not_track_endpoints "do_not_track_endpoints" |e| e.disabled;
+            validate_json "validate_json" |e| e.disabled;
+            validate_request "validate_request" |e| !e.enabled;
+            internal "internal" |e| e.disabled;
+            go_plugin "go_plugin" |e| e.disabled;
+            persist_graphql "persist_graphql" |e| false;
+        }
+        for (index, path) in self.cache.iter().enumerate() {
+            visit(Endpoint {
+                list: "cache",
+                index,
+                path,
+                disabled: false,
+            });
+        }
+    }
 }
 
 /// Entry of `ignored`, `white_list` and `black_list`.

@@ -1,7 +1,7 @@
 //! What is wrong with a definition, and where: one finding about one place.
 //!
-//! `load_faults`, the parser and the reference resolver all speak in faults; the loader adds the file
-//! name and makes them [`LoadError`]s.
+//! `load_faults`, the parser and the reference resolver all speak in faults; the loader adds the
+//! file name and makes them [`LoadError`]s.
 
 use std::{fmt, path::PathBuf};
 
@@ -14,8 +14,8 @@ pub enum Severity {
     Warn,
     /// Not served, as in Tyk (`Spec not valid, skipped!`): no route, but listed by the REST API.
     Skip,
-    /// Not served: its route, where readable, answers 404 so that its traffic never falls through to
-    /// another API.
+    /// Not served: its route, where readable, answers 404 so that its traffic never falls through
+    /// to another API.
     Refuse,
 }
 

@@ -1,7 +1,8 @@
 //! API definitions as written: Tyk's classic format, every field of 5.4.0, nothing compiled.
 //!
-//! Pure data: parse, print, validate; no IO and no clock. `gateway::loader` reads the files and compiles
-//! what the hot path needs. Field names are the JSON names in snake case; types carry Tyk's names.
+//! Pure data: parse, print, validate; no IO and no clock. `gateway::loader` reads the files and
+//! compiles what the hot path needs. Field names are the JSON names in snake case; types carry
+//! Tyk's names.
 //!
 //! Tyk: `apidef/api_definitions.go` (`APIDefinition`).
 
@@ -10,13 +11,21 @@ mod cache_options;
 mod cors;
 mod custom_middleware;
 mod event_handlers;
+pub mod expiration;
 mod extended_paths;
 mod fault;
+pub mod go_regex;
 mod graphql;
 pub mod json;
 mod proxy;
+pub mod references;
 mod response_processors;
+mod route;
+pub mod target_url;
+mod unsupported;
 mod uptime_tests;
+pub mod url_regex;
+pub mod validate;
 mod value;
 mod version;
 
@@ -35,7 +44,7 @@ pub use custom_middleware::{
 };
 pub use event_handlers::{EventHandlerMetaConfig, EventHandlerTriggerConfig};
 pub use extended_paths::{
-    CacheMeta, CircuitBreakerMeta, EndPointMeta, EndpointMethodMeta, ExtendedPathsSet,
+    CacheMeta, CircuitBreakerMeta, EndPointMeta, Endpoint, EndpointMethodMeta, ExtendedPathsSet,
     GoPluginMeta, HardTimeoutMeta, HeaderInjectionMeta, InternalMeta, MethodTransformMeta,
     MockResponseMeta, PersistGraphQlMeta, RequestSizeMeta, RoutingTrigger, RoutingTriggerOptions,
     StringRegexMap, TemplateData, TemplateMeta, TrackEndpointMeta, TransformJqMeta, UrlRewriteMeta,
@@ -51,6 +60,8 @@ pub use graphql::{
 use json::Document;
 pub use proxy::{ProxyConfig, ServiceDiscoveryConfiguration, Transport};
 pub use response_processors::ResponseProcessor;
+pub use route::Route;
+pub use unsupported::unsupported;
 pub use uptime_tests::{CheckCommand, HostCheckObject, UptimeTests, UptimeTestsConfig};
 pub use value::{List, Map};
 use value::{go_float, is_false};
@@ -208,6 +219,12 @@ impl ApiDefinition {
                     reason: e.reason().to_owned(),
                 }
             })
+    }
+
+    /// Where an auth token is read: `auth_configs["authToken"]`, else the deprecated `auth`.
+    #[must_use]
+    pub fn token_auth(&self) -> &AuthConfig {
+        self.auth_configs.get("authToken").unwrap_or(&self.auth)
     }
 
     /// One line, as the REST API answers.

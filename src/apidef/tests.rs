@@ -1,8 +1,11 @@
 //! Reading and printing of whole definitions, held against Tyk's own output and its list of fields.
 
+use std::path::{Path, PathBuf};
+
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::{ApiDefinition, Severity};
+use super::{ApiDefinition, Severity, unsupported, validate::load_faults};
 
 const KEYS: &str = include_str!("../../tests/data/apidef_keys.tsv");
 const APIS_CRUD: &str = include_str!("../../tests/conformance/cases/control/apis_crud.json");
@@ -164,6 +167,72 @@ fn every_field_of_tyk_is_typed_kept_and_checked() {
             let left_out =
                 omitted_when_empty && !matches!(zero.pointer(&pointer), Some(Value::Object(_)));
             assert_eq!(zero.pointer(&pointer).is_none(), left_out, "{path}");
+        }
+    }
+}
+
+/// Paths of everything inside `value`, map keys as `{}` where the list of fields says so.
+fn paths_inside(value: &Value, path: &str, found: &mut Vec<String>) {
+    match value {
+        Value::Object(fields) => {
+            for (key, value) in fields {
+                let key = if key == "Any" { "{}" } else { key };
+                let path = if path.is_empty() {
+                    key.to_owned()
+                } else {
+                    format!("{path}.{key}")
+                };
+                paths_inside(value, &path, found);
+                if key != "{}" {
+                    found.push(path);
+                }
+            }
+        }
+        Value::Array(items) => {
+            for item in items {
+                paths_inside(item, &format!("{path}[]"), found);
+            }
+        }
+        _ => {}
+    }
+}
+
+#[test]
+fn no_field_is_printed_that_tyk_does_not_have() {
+    let keys: Vec<&str> = KEYS
+        .lines()
+        .filter_map(|line| line.split('\t').next())
+        .collect();
+    for path in &keys {
+        // One element or entry in each list and map of structs, so that its fields are printed.
+        if !keys.iter().any(|key| {
+            key.starts_with(&format!("{path}[].")) || key.starts_with(&format!("{path}.{{}}"))
+        }) {
+            continue;
+        }
+        let inside = if keys.iter().any(|key| key.starts_with(&format!("{path}[]"))) {
+            "[]"
+        } else if *path == "event_handlers.events" {
+            ".{}[]"
+        } else {
+            ".{}"
+        };
+        let (document, _) = wrap(&format!("{path}{inside}"), json!({}));
+        let printed = parse(&document.to_string()).to_json_string();
+        let mut found = Vec::new();
+        paths_inside(
+            &serde_json::from_str(&printed).expect("json"),
+            "",
+            &mut found,
+        );
+        assert!(
+            found
+                .iter()
+                .any(|f| f.starts_with(&format!("{path}{inside}."))),
+            "{path}"
+        );
+        for found in found {
+            assert!(keys.contains(&found.as_str()), "{found}");
         }
     }
 }
@@ -353,4 +422,138 @@ fn size_is_bounded_at_10_mib() {
         fault.reason,
         "the document has 10485761 bytes, more than 10485760"
     );
+}
+
+/// `over` laid over `base`, objects merged.
+fn merge(base: &Value, over: &Value) -> Value {
+    match (base, over) {
+        (Value::Object(base), Value::Object(over)) => {
+            let mut merged = base.clone();
+            for (key, value) in over {
+                let value = base.get(key).map_or(value.clone(), |old| merge(old, value));
+                merged.insert(key.clone(), value);
+            }
+            Value::Object(merged)
+        }
+        _ => over.clone(),
+    }
+}
+
+fn json_files(folder: &str) -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+    let entries = std::fs::read_dir(folder).expect("the folder is there");
+    let mut files: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+    files.retain(|path| path.extension().is_some_and(|e| e == "json"));
+    files.sort();
+    files
+}
+
+#[test]
+fn every_definition_of_the_suites_is_read_and_printed_alike() {
+    let base: Value = serde_json::from_str(BASE).expect("json");
+    let mut count = 0;
+    for area in std::fs::read_dir(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/conformance/cases"
+    ))
+    .expect("the suites are there")
+    .flatten()
+    {
+        let area = format!("tests/conformance/cases/{}", area.file_name().display());
+        for file in json_files(&area) {
+            let text = std::fs::read_to_string(&file).expect("readable");
+            let suite: Value = serde_json::from_str(&text).expect("json");
+            let apis = suite["apis"].as_array().cloned().unwrap_or_default();
+            for api in apis {
+                // The runner writes numbers in place of these.
+                let text = merge(&base["api"], &api)
+                    .to_string()
+                    .replace("\"${extra_port}\"", "1");
+                let definition = ApiDefinition::from_json_slice(text.as_bytes())
+                    .unwrap_or_else(|fault| panic!("{}: {fault}", file.display()));
+                assert_eq!(parse(&definition.to_json_string()), definition);
+                assert_eq!(parse(&definition.to_json_string_pretty()), definition);
+                count += 1;
+            }
+        }
+    }
+    assert!(count > 100, "{count} definitions");
+}
+
+#[test]
+fn the_examples_are_served_without_a_remark() {
+    for file in json_files("configs/apps") {
+        let text = std::fs::read(&file).expect("readable");
+        let definition = ApiDefinition::from_json_slice(&text).expect("a good definition");
+        assert_eq!(load_faults(&definition), [], "{}", file.display());
+        assert_eq!(unsupported(&definition), [], "{}", file.display());
+        assert!(definition.active);
+    }
+}
+
+/// Any JSON value; keys are often those of definitions, so that fields are hit.
+fn any_json() -> impl Strategy<Value = Value> {
+    let words: Vec<String> = KEYS
+        .lines()
+        .filter_map(|line| line.split('\t').next()?.rsplit(['.', ']', '}']).next())
+        .map(str::to_owned)
+        .collect();
+    let key = prop_oneof![prop::sample::select(words), any::<String>()];
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        any::<String>().prop_map(Value::from),
+    ];
+    leaf.prop_recursive(5, 64, 8, move |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::vec((key.clone(), inner), 0..8)
+                .prop_map(|entries| Value::Object(entries.into_iter().collect())),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn our_reader_and_serde_json_agree_on_any_json(value in any_json()) {
+        #[derive(serde::Deserialize)]
+        struct Any {
+            any: Value,
+        }
+        let text = json!({ "any": value }).to_string();
+        let document = super::json::Document::parse(text.as_bytes()).expect("JSON");
+        let read: Any = document.decode().expect("any value");
+        prop_assert_eq!(&read.any, &value);
+    }
+
+    #[test]
+    fn what_is_read_is_printed_so_that_it_reads_alike(value in any_json()) {
+        let text = value.to_string();
+        if let Ok(definition) = ApiDefinition::from_json_slice(text.as_bytes()) {
+            prop_assert_eq!(parse(&definition.to_json_string()), definition);
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_read_or_refused_where_serde_json_does(bytes in any::<Vec<u8>>()) {
+        let ours = super::json::Document::parse(&bytes).is_ok();
+        let theirs = serde_json::from_slice::<Value>(&bytes).is_ok();
+        prop_assert_eq!(ours, theirs);
+    }
+
+    #[test]
+    fn json_like_text_is_read_or_refused_where_serde_json_does(
+        text in r#"[ \n\[\]{}",:0-9eE.+\-tfnulras\\/]{0,24}"#
+    ) {
+        let ours = super::json::Document::parse(text.as_bytes()).is_ok();
+        let theirs = serde_json::from_str::<Value>(&text);
+        // Half a surrogate pair, and a number that no float holds, are JSON all the same.
+        let is_exempt = theirs.as_ref().is_err_and(|e| {
+            let why = e.to_string();
+            why.contains("surrogate") || why.contains("hex escape") || why.contains("out of range")
+        });
+        prop_assert!(is_exempt || ours == theirs.is_ok(), "{text}");
+    }
 }

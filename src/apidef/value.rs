@@ -64,8 +64,8 @@ impl<'a, T> IntoIterator for &'a List<T> {
     }
 }
 
-/// A map with text keys that reads as empty when absent and prints as `null` then. Sorted by key, as
-/// Go prints maps.
+/// A map with text keys that reads as empty when absent and prints as `null` then. Sorted by key,
+/// as Go prints maps.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Map<V>(Option<BTreeMap<String, V>>);

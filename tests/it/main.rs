@@ -2,4 +2,5 @@
 
 mod cli;
 mod features;
+mod features_apidef;
 mod tidy;

@@ -1,8 +1,8 @@
 //! Nodes to serde types by Go's rules (`encoding/json`, `Unmarshal`).
 //!
-//! What differs from serde_json: keys fold case, `null` leaves the zero value, unknown keys are passed
-//! over, an array is no struct, a repeated key wins over the earlier one or is merged with it when both
-//! are objects, and a finding knows its place.
+//! What differs from serde_json: keys fold case, `null` leaves the zero value, unknown keys are
+//! passed over, an array is no struct, a repeated key wins over the earlier one or is merged with
+//! it when both are objects, and a finding knows its place.
 
 use std::{borrow::Cow, fmt, rc::Rc};
 
@@ -90,12 +90,11 @@ impl<'d, 'a> Cursor<'d, 'a> {
 
     /// Keys and values of the object here, together with those of its earlier repetitions.
     fn entries(&self) -> Entries<'d, 'a> {
-        let mut objects: Vec<u32> = self.earlier.as_deref().unwrap_or_default().to_vec();
-        objects.push(self.index);
-        objects.reverse();
         Entries {
             document: self.document,
-            objects,
+            earlier: self.earlier.clone(),
+            position: 0,
+            last: Some(self.index),
             at: 0,
             end: 0,
         }
@@ -252,8 +251,10 @@ impl<'a> Deserializer<'a> for Cursor<'_, 'a> {
 /// Walks the keys and values of one object, or of several as if they were one.
 struct Entries<'d, 'a> {
     document: &'d Document<'a>,
-    /// Those still to come, last first.
-    objects: Vec<u32>,
+    /// Objects that come before `last`, from `position` on.
+    earlier: Option<Rc<[u32]>>,
+    position: usize,
+    last: Option<u32>,
     at: u32,
     end: u32,
 }
@@ -264,7 +265,12 @@ impl Iterator for Entries<'_, '_> {
 
     fn next(&mut self) -> Option<(u32, u32)> {
         while self.at >= self.end {
-            let object = self.objects.pop()?;
+            let earlier = self.earlier.as_deref().unwrap_or_default();
+            let object = match earlier.get(self.position) {
+                Some(object) => *object,
+                None => self.last.take()?,
+            };
+            self.position += 1;
             let node = self.document.node(object);
             if node.kind == Kind::Object {
                 self.at = object + 1;
@@ -354,7 +360,7 @@ struct Fields<'d, 'a> {
 impl<'d, 'a> Fields<'d, 'a> {
     fn resolve(object: &Cursor<'d, 'a>, names: &'static [&'static str]) -> Self {
         let document = object.document;
-        let mut found: Vec<(usize, Cursor<'d, 'a>)> = Vec::new();
+        let mut found: Vec<(usize, Cursor<'d, 'a>)> = Vec::with_capacity(8);
         let mut seen = Seen::default();
         let mut expected = 0;
         for (key, value) in object.entries() {
@@ -378,8 +384,8 @@ impl<'d, 'a> Fields<'d, 'a> {
     }
 }
 
-/// Go decodes a repeated key into the same field: `null` changes nothing, objects are merged, anything
-/// else replaces what was there.
+/// Go decodes a repeated key into the same field: `null` changes nothing, objects are merged,
+/// anything else replaces what was there.
 fn repeat<'d, 'a>(earlier: &mut Cursor<'d, 'a>, mut later: Cursor<'d, 'a>) {
     match (earlier.node().kind, later.node().kind) {
         (_, Kind::Null) => {}

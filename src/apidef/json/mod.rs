@@ -1,10 +1,10 @@
 //! JSON read by Go's rules, with the place of every fault.
 //!
 //! Tyk's files were written against Go's `encoding/json`: keys match a field whatever their case,
-//! `null` is the zero value, unknown fields are ignored, a repeated key wins or is merged, and a number
-//! with a fraction is no integer. serde_json differs in each of these (and takes an array for a
-//! struct), so a document is first parsed into a flat list of nodes (`parse`), from which serde types
-//! are read by those rules (`decode`).
+//! `null` is the zero value, unknown fields are ignored, a repeated key wins or is merged, and a
+//! number with a fraction is no integer. serde_json differs in each of these (and takes an array
+//! for a struct), so a document is first parsed into a flat list of nodes (`parse`), from which
+//! serde types are read by those rules (`decode`).
 //!
 //! Cost: one pass over the text and one vector per document; texts without escapes are borrowed.
 
@@ -14,6 +14,8 @@ mod parse;
 use std::fmt;
 
 pub use parse::Document;
+
+use super::fault::push_token;
 
 /// Deepest nesting of arrays and objects in a document.
 pub const DEPTH_MAX: usize = 128;
@@ -69,7 +71,7 @@ impl JsonError {
     pub fn pointer(&self) -> String {
         let mut pointer = String::new();
         for token in self.0.path.iter().rev() {
-            super::fault::push_token(&mut pointer, token);
+            push_token(&mut pointer, token);
         }
         pointer
     }

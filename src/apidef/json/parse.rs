@@ -1,11 +1,11 @@
 //! Text to nodes: a JSON document (RFC 8259) as a flat list in document order.
 //!
-//! Each node knows its place in the text and the node that follows its whole subtree, so a subtree is
-//! skipped in one step. Nesting and size are bounded before anything is built on them.
+//! Each node knows its place in the text and the node that follows its whole subtree, so a subtree
+//! is skipped in one step. Nesting and size are bounded before anything is built on them.
 
 use std::borrow::Cow;
 
-use super::{DEPTH_MAX, DOCUMENT_BYTES_MAX, JsonError};
+use super::{DEPTH_MAX, DOCUMENT_BYTES_MAX, JsonError, push_token};
 
 /// A well-formed document.
 #[derive(Debug)]
@@ -118,8 +118,8 @@ impl<'a> Document<'a> {
         }
     }
 
-    /// Byte position of the value at `pointer` (RFC 6901); of the nearest enclosing value when there is
-    /// none. Keys that differ only in case are followed, as Go would.
+    /// Byte position of the value at `pointer` (RFC 6901); of the nearest enclosing value when
+    /// there is none. Keys that differ only in case are followed, as Go would.
     #[must_use]
     pub fn locate(&self, pointer: &str) -> usize {
         let mut at = 0;
@@ -131,6 +131,49 @@ impl<'a> Document<'a> {
             }
         }
         self.node(at).start as usize
+    }
+
+    /// Every text that is a value, with its byte position and pointer, in document order.
+    pub fn texts(&self) -> impl Iterator<Item = (usize, String, Cow<'a, str>)> {
+        let mut found = Vec::new();
+        self.collect_texts(0, &mut String::new(), &mut found);
+        found.into_iter()
+    }
+
+    /// Nesting is bounded by [`DEPTH_MAX`].
+    fn collect_texts(
+        &self,
+        at: u32,
+        pointer: &mut String,
+        found: &mut Vec<(usize, String, Cow<'a, str>)>,
+    ) {
+        let node = self.node(at);
+        let base = pointer.len();
+        let mut child = at + 1;
+        match node.kind {
+            Kind::Text | Kind::Escaped => {
+                found.push((node.start as usize, pointer.clone(), self.content(node)));
+            }
+            Kind::Array => {
+                let mut index = 0_usize;
+                while child < node.next {
+                    push_token(pointer, &index.to_string());
+                    self.collect_texts(child, pointer, found);
+                    pointer.truncate(base);
+                    child = self.node(child).next;
+                    index += 1;
+                }
+            }
+            Kind::Object => {
+                while child < node.next {
+                    push_token(pointer, &self.content(self.node(child)));
+                    self.collect_texts(child + 1, pointer, found);
+                    pointer.truncate(base);
+                    child = self.node(child + 1).next;
+                }
+            }
+            _ => {}
+        }
     }
 
     fn child(&self, parent: u32, token: &str) -> Option<u32> {
@@ -417,8 +460,8 @@ fn index(position: usize) -> u32 {
     u32::try_from(position).unwrap_or(u32::MAX)
 }
 
-/// Resolves the escapes of a text that the parser has accepted. Halves of surrogate pairs that stand
-/// alone become U+FFFD, as in Go.
+/// Resolves the escapes of a text that the parser has accepted. Halves of surrogate pairs that
+/// stand alone become U+FFFD, as in Go.
 fn unescape(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     let mut rest = text;
