@@ -3,10 +3,10 @@
 pub mod chain;
 pub mod compile;
 pub mod error_response;
-pub mod reload;
 pub mod listen_path;
 pub mod live;
 pub mod loader;
+pub mod reload;
 pub mod reload;
 pub mod router;
 pub mod serve;

@@ -27,7 +27,7 @@ use crate::{
     mailbox::{Desk, mailbox},
     metrics::Registry,
     net::{
-        dns::Names,
+        dns::{self, Names},
         listener::{Handed, ListenerSet, Place},
         proxy_connect::ProxyEnv,
         tls::{Identity, NamedIdentity, ServerOptions, ServerTls},
@@ -98,7 +98,13 @@ impl Process {
         if self.quickstart {
             origin::spawn(&config).await?;
         }
-        let names = Arc::new(Names::from_system(dns_ttl(&config)).await?);
+        let dns = &config.dns_cache;
+        let options = dns::Options::default().with_dns_cache(
+            dns.enabled,
+            dns.ttl,
+            &dns.multiple_ips_handle_strategy,
+        );
+        let names = Names::new(options, tokio::runtime::Handle::current());
         let compiler = Compiler::new(
             Arc::clone(&config),
             names,
@@ -588,16 +594,6 @@ async fn answer_calls(mut desk: Desk<Call, Answer>, control: Rc<Control>) {
             });
         }
     }
-}
-
-fn dns_ttl(config: &Config) -> Option<Duration> {
-    let seconds = u64::try_from(config.dns_cache.ttl)
-        .ok()
-        .filter(|seconds| *seconds > 0)?;
-    config
-        .dns_cache
-        .enabled
-        .then(|| Duration::from_secs(seconds))
 }
 
 fn liveness_interval(config: &Config) -> Duration {

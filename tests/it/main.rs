@@ -10,6 +10,6 @@
 mod cli;
 mod features;
 mod features_apidef;
-mod harness;
 mod fuzz_corpus;
+mod harness;
 mod tidy;
