@@ -7,7 +7,6 @@ pub mod listen_path;
 pub mod live;
 pub mod loader;
 pub mod reload;
-pub mod reload;
 pub mod router;
 pub mod serve;
 pub mod snapshot;
