@@ -1,5 +1,5 @@
 //! Assembly: definitions into chains, requests into answers.
 
-pub mod listen_path;
 pub mod reload;
+pub mod listen_path;
 pub mod router;
