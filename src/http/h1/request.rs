@@ -491,3 +491,6 @@ const fn is_name_byte(byte: u8) -> bool {
     )]
     TABLE[byte as usize]
 }
+
+#[cfg(test)]
+mod tests;
