@@ -9,3 +9,4 @@
 
 mod harness;
 mod tidy;
+mod wire_attacks;

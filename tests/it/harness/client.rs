@@ -26,7 +26,17 @@ impl Client {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
-        Ok(Self { inbox: Inbox::new(stream) })
+        Ok(Self {
+            inbox: Inbox::new(stream),
+        })
+    }
+
+    /// How long a read waits; [`PATIENCE`] unless told.
+    pub fn patience(&mut self, span: Duration) {
+        self.inbox
+            .stream
+            .set_read_timeout(Some(span))
+            .expect("a socket takes a timeout");
     }
 
     /// Sends; a gateway that has already hung up is no failure, what it answered is what counts.
@@ -93,9 +103,13 @@ impl Client {
     /// Whether nothing comes and nothing closes for `span`: the only assertion that needs a time.
     pub fn stays_silent(&mut self, span: Duration) -> bool {
         let stream = &mut self.inbox.stream;
-        stream.set_read_timeout(Some(span)).expect("a socket takes a timeout");
+        stream
+            .set_read_timeout(Some(span))
+            .expect("a socket takes a timeout");
         let got = stream.read(&mut [0]);
-        stream.set_read_timeout(Some(PATIENCE)).expect("a socket takes a timeout");
+        stream
+            .set_read_timeout(Some(PATIENCE))
+            .expect("a socket takes a timeout");
         matches!(got, Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut))
     }
 }

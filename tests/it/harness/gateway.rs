@@ -110,7 +110,10 @@ impl Setup {
                 if gateway.child.try_wait().ok().flatten().is_some() {
                     return Some(false);
                 }
-                gateway.try_get("/ready").filter(|r| r.status == 200).map(|_| true)
+                gateway
+                    .try_get("/ready")
+                    .filter(|r| r.status == 200)
+                    .map(|_| true)
             });
             if up == Some(true) {
                 return gateway;
@@ -185,8 +188,15 @@ impl Setup {
             .stderr(log)
             .process_group(0)
             .envs(self.env.iter().cloned());
-        let child = command.spawn().unwrap_or_else(|e| panic!("start {}: {e}", binary.display()));
-        Gateway { port, dir, child, panics_expected: self.panics_expected }
+        let child = command
+            .spawn()
+            .unwrap_or_else(|e| panic!("start {}: {e}", binary.display()));
+        Gateway {
+            port,
+            dir,
+            child,
+            panics_expected: self.panics_expected,
+        }
     }
 }
 
@@ -279,7 +289,9 @@ impl Gateway {
         assert_eq!(answer.status, 200, "/metrics: {}", answer.summary());
         let mut sum = None;
         for line in answer.text().lines().filter(|l| !l.starts_with('#')) {
-            let Some((series, value)) = line.rsplit_once(' ') else { continue };
+            let Some((series, value)) = line.rsplit_once(' ') else {
+                continue;
+            };
             let metric = series.split('{').next().unwrap_or(series);
             if metric.ends_with(name) {
                 *sum.get_or_insert(0.0) += value.parse::<f64>().expect("a number");
@@ -316,7 +328,10 @@ impl Gateway {
         }
         match fs::read_to_string(format!("/proc/{pid}/stat")) {
             Err(_) => true,
-            Ok(stat) => stat.rsplit(')').next().is_some_and(|s| s.trim_start().starts_with('Z')),
+            Ok(stat) => stat
+                .rsplit(')')
+                .next()
+                .is_some_and(|s| s.trim_start().starts_with('Z')),
         }
     }
 
@@ -328,8 +343,14 @@ impl Gateway {
     /// Resident memory of the serving process in KiB.
     pub fn resident_kib(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
-        let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap_or("0");
-        line.trim().trim_end_matches(" kB").parse().expect("a number of kB")
+        let line = status
+            .lines()
+            .find_map(|l| l.strip_prefix("VmRSS:"))
+            .unwrap_or("0");
+        line.trim()
+            .trim_end_matches(" kB")
+            .parse()
+            .expect("a number of kB")
     }
 
     /// Open descriptors of the serving process.
@@ -378,8 +399,12 @@ pub fn free_port() -> u16 {
     listener.local_addr().expect("it is bound").port()
 }
 
+/// `PENSTOCK_BINARY` names another build of the gateway to put the same questions to.
 pub fn built_binary() -> PathBuf {
-    PathBuf::from(env!("CARGO_BIN_EXE_penstock"))
+    let built = || env!("CARGO_BIN_EXE_penstock").into();
+    std::env::var_os("PENSTOCK_BINARY")
+        .unwrap_or_else(built)
+        .into()
 }
 
 fn driver() -> String {
@@ -388,8 +413,11 @@ fn driver() -> String {
 
 /// `kill` is a shell builtin everywhere; a negative `to` is a process group.
 fn signal(name: &str, to: &str) {
-    let line = format!("kill -{name} -- {to}");
-    let _ = Command::new("sh").args(["-c", &line]).stderr(Stdio::null()).status();
+    let line = format!("kill -s {name} -- {to}");
+    let _ = Command::new("sh")
+        .args(["-c", &line])
+        .stderr(Stdio::null())
+        .status();
 }
 
 fn pretty(value: &Value) -> String {

@@ -50,7 +50,11 @@ impl Load {
                 })
             })
             .collect();
-        Self { stop, done, workers }
+        Self {
+            stop,
+            done,
+            workers,
+        }
     }
 
     /// How many requests have been finished so far.
@@ -62,7 +66,9 @@ impl Load {
     #[track_caller]
     pub fn run_for(&self, count: u64) {
         let from = self.done();
-        super::eventually("the load goes on", || (self.done() >= from + count).then_some(()));
+        super::eventually("the load goes on", || {
+            (self.done() >= from + count).then_some(())
+        });
     }
 
     pub fn stop(self) -> Report {
@@ -99,7 +105,10 @@ impl Report {
             let times = seen.remove(id).unwrap_or(0);
             assert_eq!(times, 1, "request {id} came to the origin {times} times");
         }
-        assert!(seen.is_empty(), "the origin saw requests nobody got an answer to: {seen:?}");
+        assert!(
+            seen.is_empty(),
+            "the origin saw requests nobody got an answer to: {seen:?}"
+        );
         assert!(origin.violations().is_empty(), "{:?}", origin.violations());
     }
 }
@@ -120,14 +129,20 @@ fn ask(
         },
     };
     let mut connection = connection;
-    let close = if keep_alive { "" } else { "Connection: close\r\n" };
+    let close = if keep_alive {
+        ""
+    } else {
+        "Connection: close\r\n"
+    };
     connection.send(format!("GET {path}?id={id} HTTP/1.1\r\nHost: a\r\n{close}\r\n").as_bytes());
     let answer = connection.read("GET");
     if answer.status != 200 || answer.end != End::Complete {
         return report.failed.push(format!("{id}: {}", answer.summary()));
     }
     report.answered.push(id);
-    let closing = answer.field("connection").is_some_and(|v| v.eq_ignore_ascii_case("close"));
+    let closing = answer
+        .field("connection")
+        .is_some_and(|v| v.eq_ignore_ascii_case("close"));
     if keep_alive && !closing {
         *client = Some(connection);
     }

@@ -65,7 +65,8 @@ impl Request {
 
     /// Says whether the sender wants the connection closed behind this exchange.
     pub fn is_last(&self) -> bool {
-        self.field("connection").is_some_and(|v| v.eq_ignore_ascii_case("close"))
+        self.field("connection")
+            .is_some_and(|v| v.eq_ignore_ascii_case("close"))
     }
 }
 
@@ -131,7 +132,10 @@ impl Response {
 }
 
 fn first<'a>(fields: &'a [(String, String)], name: &str) -> Option<&'a str> {
-    fields.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str())
+    fields
+        .iter()
+        .find(|(n, _)| n.eq_ignore_ascii_case(name))
+        .map(|(_, v)| v.as_str())
 }
 
 /// How the content of a message is delimited.
@@ -146,7 +150,11 @@ type Fields = Vec<(String, String)>;
 
 impl Inbox {
     pub fn new(stream: TcpStream) -> Self {
-        Self { stream, buf: Vec::new(), tap: None }
+        Self {
+            stream,
+            buf: Vec::new(),
+            tap: None,
+        }
     }
 
     /// Reads once more; the bytes that came are at the end of `buf`. `Ok(0)` is the end of stream.
@@ -220,13 +228,13 @@ impl Inbox {
         loop {
             let line = self.line()?;
             let text = String::from_utf8_lossy(&line).into_owned();
-            let plain = !text.is_empty()
-                && text.len() <= 16
-                && text.bytes().all(|b| b.is_ascii_hexdigit());
+            let plain =
+                !text.is_empty() && text.len() <= 16 && text.bytes().all(|b| b.is_ascii_hexdigit());
             if !plain {
                 return Err(malformed("chunk size", &line));
             }
-            let size = usize::from_str_radix(&text, 16).map_err(|_| malformed("chunk size", &line))?;
+            let size =
+                usize::from_str_radix(&text, 16).map_err(|_| malformed("chunk size", &line))?;
             if size == 0 {
                 break;
             }
@@ -281,7 +289,10 @@ impl Inbox {
         if method.is_empty() || target.is_empty() || target.contains('#') {
             return Err(malformed("request line", start.as_bytes()));
         }
-        let hosts = fields.iter().filter(|(n, _)| n.eq_ignore_ascii_case("host")).count();
+        let hosts = fields
+            .iter()
+            .filter(|(n, _)| n.eq_ignore_ascii_case("host"))
+            .count();
         if hosts != 1 {
             return Err(malformed("exactly one Host", start.as_bytes()));
         }
@@ -389,7 +400,10 @@ fn parse_head(head: &[u8]) -> Result<(String, Fields), End> {
         }
     }
     let start = String::from_utf8_lossy(lines[0]).into_owned();
-    let fields = lines[1..].iter().map(|line| field(line)).collect::<Result<Fields, End>>()?;
+    let fields = lines[1..]
+        .iter()
+        .map(|line| field(line))
+        .collect::<Result<Fields, End>>()?;
     Ok((start, fields))
 }
 
@@ -403,7 +417,10 @@ fn field(line: &[u8]) -> Result<(String, String), End> {
         return Err(malformed("field name", line));
     }
     let value = line[colon + 1..].trim_ascii();
-    if value.iter().any(|b| (*b < 0x20 && *b != b'\t') || *b == 0x7f) {
+    if value
+        .iter()
+        .any(|b| (*b < 0x20 && *b != b'\t') || *b == 0x7f)
+    {
         return Err(malformed("a control byte in a field value", line));
     }
     Ok((
@@ -433,6 +450,9 @@ fn framing(fields: &Fields) -> Result<Framing, End> {
             }
         }
         ([], [coding]) if coding.eq_ignore_ascii_case("chunked") => Ok(Framing::Chunked),
-        _ => Err(malformed("ambiguous framing", format!("{lengths:?} {codings:?}").as_bytes())),
+        _ => Err(malformed(
+            "ambiguous framing",
+            format!("{lengths:?} {codings:?}").as_bytes(),
+        )),
     }
 }

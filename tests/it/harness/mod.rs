@@ -123,7 +123,10 @@ mod tests {
         assert_eq!(client.read("GET").text(), "GET /b");
         let seen = origin.requests();
         assert_eq!(seen.len(), 2);
-        assert_eq!((seen[0].body.as_slice(), seen[0].connection), (&b"abc"[..], seen[1].connection));
+        assert_eq!(
+            (seen[0].body.as_slice(), seen[0].connection),
+            (&b"abc"[..], seen[1].connection)
+        );
         assert!(origin.violations().is_empty());
     }
 

@@ -106,12 +106,18 @@ impl Origin {
 
     /// All requests that were read completely, connection by connection.
     pub fn requests(&self) -> Vec<Request> {
-        lock(&self.shared.connections).iter().flat_map(|c| c.requests.clone()).collect()
+        lock(&self.shared.connections)
+            .iter()
+            .flat_map(|c| c.requests.clone())
+            .collect()
     }
 
     /// How many bytes came over all connections.
     pub fn received(&self) -> usize {
-        lock(&self.shared.connections).iter().map(|c| c.bytes.len()).sum()
+        lock(&self.shared.connections)
+            .iter()
+            .map(|c| c.bytes.len())
+            .sum()
     }
 
     /// What was sent against the grammar, by the gateway under test.
@@ -154,9 +160,15 @@ impl Peer {
         let mut inbox = Inbox::new(stream);
         let inside = Arc::clone(shared);
         inbox.tap = Some(Box::new(move |bytes| {
-            lock(&inside.connections)[number].bytes.extend_from_slice(bytes);
+            lock(&inside.connections)[number]
+                .bytes
+                .extend_from_slice(bytes);
         }));
-        Self { inbox, number, shared: Arc::clone(shared) }
+        Self {
+            inbox,
+            number,
+            shared: Arc::clone(shared),
+        }
     }
 
     /// Position of this connection among all the origin has seen.
