@@ -8,5 +8,8 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod harness;
+mod cli;
+mod features;
+mod features_apidef;
 mod tidy;
 mod wire_attacks;
