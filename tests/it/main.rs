@@ -11,5 +11,7 @@ mod harness;
 mod cli;
 mod features;
 mod features_apidef;
+mod limits;
 mod tidy;
+mod websocket;
 mod wire_attacks;

@@ -149,7 +149,7 @@ impl Setup {
             },
             "penstock": {
                 "shards": 2,
-                "store_path": dir.path().join("store.redb"),
+                "store_path": dir.path().join("store"),
                 "io_driver": driver(),
             },
         });
@@ -283,7 +283,7 @@ impl Gateway {
         self.write("tyk.conf", &pretty(&conf));
     }
 
-    /// Sum over all labels of the metrics whose name ends in `name`; `None` when there is none.
+    /// Sum over all labels of this metric; `None` when there is none.
     pub fn metric(&self, name: &str) -> Option<f64> {
         let answer = self.get("/metrics");
         assert_eq!(answer.status, 200, "/metrics: {}", answer.summary());
@@ -293,7 +293,7 @@ impl Gateway {
                 continue;
             };
             let metric = series.split('{').next().unwrap_or(series);
-            if metric.ends_with(name) {
+            if metric == name {
                 *sum.get_or_insert(0.0) += value.parse::<f64>().expect("a number");
             }
         }
