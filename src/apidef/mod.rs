@@ -24,7 +24,6 @@ mod route;
 pub mod target_url;
 mod unsupported;
 mod uptime_tests;
-pub mod validate;
 pub mod url_regex;
 pub mod validate;
 mod value;

@@ -19,7 +19,11 @@ impl TokenSource {
     #[must_use]
     pub fn from_config(config: &AuthConfig) -> Self {
         let or = |name: &str, fallback: &str| {
-            if name.is_empty() { fallback.to_owned() } else { name.to_owned() }
+            if name.is_empty() {
+                fallback.to_owned()
+            } else {
+                name.to_owned()
+            }
         };
         // With the header off, its name is not the default of the others either.
         let header = if config.disable_header {
@@ -48,7 +52,9 @@ impl TokenSource {
             token = Cow::Borrowed(field.value.of(buf));
         }
         if let Some(name) = &self.param
-            && let Some(value) = head.query.and_then(|query| query_value(query.of(buf), name))
+            && let Some(value) = head
+                .query
+                .and_then(|query| query_value(query.of(buf), name))
             && !value.is_empty()
         {
             token = value;
@@ -61,8 +67,9 @@ impl TokenSource {
                 .flat_map(|field| field.value.of(buf).split(|byte| *byte == b';'));
             for cookie in cookies {
                 let cookie = cookie.trim_ascii();
-                if let Some(value) =
-                    cookie.strip_prefix(name.as_slice()).and_then(|rest| rest.strip_prefix(b"="))
+                if let Some(value) = cookie
+                    .strip_prefix(name.as_slice())
+                    .and_then(|rest| rest.strip_prefix(b"="))
                     && !value.is_empty()
                 {
                     token = Cow::Borrowed(value);

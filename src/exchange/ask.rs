@@ -3,8 +3,11 @@
 use crate::{
     mailbox::{Line, NoAnswer},
     net::watch::Clock,
-    storage::desk::{Ask, Found},
+    storage::desk::Found,
 };
+
+/// The storage keys under which a session may lie, in order of preference.
+pub type Ask = Vec<String>;
 
 /// The shard's line to the store.
 pub struct Asks {
@@ -24,13 +27,16 @@ impl Asks {
         &self.line
     }
 
-    /// The session of a key, as stored; `Ok(None)` when there is none.
+    /// The session under the first of these keys that exists, as stored; `Ok(None)` when none does.
     ///
     /// # Errors
     /// [`NoAnswer`] when the store's thread is overloaded or gone, the deadline passed, or the store
     /// is away.
-    pub async fn session(&self, key: String, clock: &Clock) -> Result<Option<Vec<u8>>, NoAnswer> {
+    pub async fn session(&self, keys: Ask, clock: &Clock) -> Result<Option<Vec<u8>>, NoAnswer> {
         let deadline_ms = clock.now_ms() + self.deadline_ms;
-        self.line.ask(key, deadline_ms).await?.map_err(|_| NoAnswer::Gone)
+        self.line
+            .ask(keys, deadline_ms)
+            .await?
+            .map_err(|_| NoAnswer::Gone)
     }
 }

@@ -86,7 +86,9 @@ impl Incoming {
             return Ok(0);
         }
         if let Framing::Length(_) = self.framing {
-            let len = usize::try_from(self.remaining).unwrap_or(usize::MAX).min(input.len());
+            let len = usize::try_from(self.remaining)
+                .unwrap_or(usize::MAX)
+                .min(input.len());
             out.extend_from_slice(input.get(..len).unwrap_or_default());
             self.advance(len as u64)?;
             return Ok(len);
@@ -94,7 +96,11 @@ impl Incoming {
         let mut used = 0;
         loop {
             let rest = input.get(used..).unwrap_or_default();
-            match self.decoder.next(rest, &self.limits).map_err(BodyFault::Malformed)? {
+            match self
+                .decoder
+                .next(rest, &self.limits)
+                .map_err(BodyFault::Malformed)?
+            {
                 chunked::Event::Data { skip, len } => {
                     self.received += len as u64;
                     if self.received > self.bytes_max {
@@ -128,7 +134,11 @@ impl Incoming {
         self.remaining -= len.min(self.remaining);
         self.received += len;
         self.complete = self.remaining == 0;
-        if self.received > self.bytes_max { Err(BodyFault::TooLarge) } else { Ok(()) }
+        if self.received > self.bytes_max {
+            Err(BodyFault::TooLarge)
+        } else {
+            Ok(())
+        }
     }
 
     /// Reads more bytes of the connection. Content without chunks comes back as it is, cut at its
@@ -145,13 +155,17 @@ impl Incoming {
         let settings = &local.settings;
         if settings.body_rate_min > 0 {
             let elapsed = local.watch.clock().now_ms() - self.started_ms;
-            let allowed =
-                settings.body_grace_ms + self.received.saturating_mul(1000) / settings.body_rate_min;
-            client.deadline.set(allowed.saturating_sub(elapsed), AtDeadline::CancelRead);
+            let allowed = settings.body_grace_ms
+                + self.received.saturating_mul(1000) / settings.body_rate_min;
+            client
+                .deadline
+                .set(allowed.saturating_sub(elapsed), AtDeadline::CancelRead);
         }
         let before = buf.len();
-        let (result, mut buf) =
-            client.stream.read_until_canceled(buf, client.deadline.cancel()).await;
+        let (result, mut buf) = client
+            .stream
+            .read_until_canceled(buf, client.deadline.cancel())
+            .await;
         let too_slow = client.deadline.is_expired();
         client.deadline.clear();
         match result {

@@ -174,7 +174,9 @@ impl Ctx {
     /// The path that middleware sees: decoded.
     #[must_use]
     pub fn path(&self) -> &[u8] {
-        self.decoded_path.as_deref().unwrap_or_else(|| self.head.path_bytes(&self.inb))
+        self.decoded_path
+            .as_deref()
+            .unwrap_or_else(|| self.head.path_bytes(&self.inb))
     }
 
     /// The address that IP lists and records go by (Tyk: `request.RealIP`).
@@ -215,7 +217,11 @@ impl Reply {
     #[must_use]
     pub fn new(status: u16, content_type: &str, content: impl Into<Vec<u8>>) -> Self {
         let fields = format!("Content-Type: {content_type}\r\n").into_bytes();
-        Self { status, fields, content: content.into() }
+        Self {
+            status,
+            fields,
+            content: content.into(),
+        }
     }
 }
 

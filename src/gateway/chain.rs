@@ -74,13 +74,19 @@ pub fn assemble(
     chain.extend(VersionCheck::from_spec(api, expires_at_s).map(Step::VersionCheck));
     chain.extend(IpWhitelist::from_spec(api)?.map(Step::IpWhitelist));
     chain.extend(IpBlacklist::from_spec(api)?.map(Step::IpBlacklist));
-    chain.extend(
-        AuthKey::from_spec(api, config.min_token_length_or_default()).map(Step::AuthKey),
-    );
+    chain.extend(AuthKey::from_spec(api, config.min_token_length_or_default()).map(Step::AuthKey));
     if let Some(version) = version {
         let step = ValidateJson::from_spec(version, ignore_case).map_err(|(pointer, reason)| {
-            let name = api.version_data.versions.keys().next().map_or("", String::as_str);
-            (format!("/version_data/versions/{name}/extended_paths/{pointer}"), reason)
+            let name = api
+                .version_data
+                .versions
+                .keys()
+                .next()
+                .map_or("", String::as_str);
+            (
+                format!("/version_data/versions/{name}/extended_paths/{pointer}"),
+                reason,
+            )
         })?;
         chain.extend(step.map(Step::ValidateJson));
     }

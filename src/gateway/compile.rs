@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    apidef::{ApiDefinition, Fault, Severity, validate},
+    apidef::{self, ApiDefinition, Fault, Severity, validate},
     config::Config,
     gateway::{
         chain,
@@ -29,7 +29,7 @@ pub struct Compiler {
     pub config: Arc<Config>,
     pub names: Arc<Names>,
     pub proxies: ProxyEnv,
-    /// Value of an environment variable.
+    /// Value of an environment variable, for references.
     pub env: Box<dyn Fn(&str) -> Option<String> + Send + Sync>,
     /// Upstream TLS settings are shared by the APIs that agree on them.
     #[allow(clippy::disallowed_types, reason = "control side only")]
@@ -66,17 +66,21 @@ impl Compiler {
         definition: &Arc<ApiDefinition>,
     ) -> Result<(Api, Vec<Fault>), Vec<Fault>> {
         let config = &*self.config;
-        let mut faults = validate::load_faults(definition, config.penstock.compat_is_strict());
-        faults.extend(validate::unsupported(definition));
+        let mut faults = validate::load_faults(definition);
+        faults.extend(apidef::unsupported(definition));
         faults.sort_by_key(|fault| std::cmp::Reverse(fault.severity));
-        if faults.first().is_some_and(|fault| fault.severity != Severity::Warn) {
+        if faults
+            .first()
+            .is_some_and(|fault| fault.severity != Severity::Warn)
+        {
             return Err(faults);
         }
         let refuse = |(pointer, reason): (String, String)| vec![Fault::refuse(pointer, reason)];
-        let listen_path = self.resolved("/proxy/listen_path", &definition.proxy.listen_path)?;
-        let listen_path = ListenPath::parse(&listen_path)
+        let listen_path = ListenPath::parse(&definition.proxy.listen_path)
             .map_err(|fault| vec![Fault::refuse("/proxy/listen_path", fault.reason)])?;
-        let expires_at_s = definition.expires_at().map(|at_s| u64::try_from(at_s).unwrap_or(0));
+        let expires_at_s = definition
+            .expires_at()
+            .map(|at_s| u64::try_from(at_s).unwrap_or(0));
         let chain = chain::assemble(definition, config, expires_at_s).map_err(refuse)?;
         let version = version_check::version(definition);
         let hard_timeouts = version
@@ -85,10 +89,13 @@ impl Compiler {
             })
             .transpose()
             .map_err(|(pointer, reason)| {
-                let name =
-                    definition.version_data.versions.keys().next().map_or("", String::as_str);
-                let pointer =
-                    format!("/version_data/versions/{name}/extended_paths/{pointer}");
+                let name = definition
+                    .version_data
+                    .versions
+                    .keys()
+                    .next()
+                    .map_or("", String::as_str);
+                let pointer = format!("/version_data/versions/{name}/extended_paths/{pointer}");
                 vec![Fault::refuse(pointer, reason)]
             })?
             .flatten();
@@ -103,21 +110,6 @@ impl Compiler {
             hard_timeouts,
         };
         Ok((api, faults))
-    }
-
-    /// Follows `env://` (as Tyk does here: `TYK_SECRET_` + name) and `secrets://`.
-    fn resolved(&self, pointer: &str, text: &str) -> Result<String, Vec<Fault>> {
-        let found = if let Some(name) = text.strip_prefix("env://") {
-            (self.env)(&format!("TYK_SECRET_{}", name.to_ascii_uppercase()))
-                .or_else(|| (self.env)(name))
-        } else if let Some(name) = text.strip_prefix("secrets://") {
-            self.config.secrets.get(name).map(|secret| secret.as_str().to_owned())
-        } else {
-            return Ok(text.to_owned());
-        };
-        found.ok_or_else(|| {
-            vec![Fault::refuse(pointer, format!("the reference `{text}` leads nowhere"))]
-        })
     }
 
     fn destination(&self, definition: &ApiDefinition) -> Result<Destination, Fault> {
@@ -135,21 +127,23 @@ impl Compiler {
         };
         let mut targets = Vec::with_capacity(urls.len());
         for (pointer, url) in urls {
-            let url = self.resolved(&pointer, &url).map_err(|mut faults| faults.remove(0))?;
             match self.target(definition, &pointer, &url)? {
                 Some(target) => targets.push(Arc::new(target)),
                 None => return Ok(Destination::Invalid),
             }
         }
         let config = &*self.config;
-        let Some(mut upstream) = Upstream::new(targets) else { return Ok(Destination::Invalid) };
+        let Some(mut upstream) = Upstream::new(targets) else {
+            return Ok(Destination::Invalid);
+        };
         upstream.preserve_host = proxy.preserve_host_header;
         upstream.close_connections = config.proxy_close_connections;
         let timeout = config.proxy_timeout_or_default();
         // Tyk: the whole seconds of it; below one second there is no limit.
         upstream.header_timeout_ms = timeout.as_secs() * 1000;
-        upstream.connect_timeout_ms =
-            u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX).max(1);
+        upstream.connect_timeout_ms = u64::try_from(timeout.as_millis())
+            .unwrap_or(u64::MAX)
+            .max(1);
         Ok(Destination::Upstream(upstream))
     }
 
@@ -161,7 +155,9 @@ impl Compiler {
         url: &str,
     ) -> Result<Option<Target>, Fault> {
         let skip = |reason: String| Fault::new(Severity::Skip, pointer, reason);
-        let Some(url) = Url::parse(url).map_err(skip)? else { return Ok(None) };
+        let Some(url) = Url::parse(url).map_err(skip)? else {
+            return Ok(None);
+        };
         let address = self.address(&url.host, url.port);
         let transport = &definition.proxy.transport;
         let via = if transport.proxy_url.is_empty() {
@@ -179,7 +175,13 @@ impl Compiler {
         });
         let (tls, tls_key) = if url.tls {
             let (config, key) = self.tls(definition, &url)?;
-            (Some(Tls { config, host: url.host.clone() }), key)
+            (
+                Some(Tls {
+                    config,
+                    host: url.host.clone(),
+                }),
+                key,
+            )
         } else {
             (None, String::new())
         };
@@ -187,7 +189,9 @@ impl Compiler {
             url.host.as_str(),
             url.port,
             tls_key,
-            proxy.as_ref().map(|via| (via.proxy.host.clone(), via.proxy.port)),
+            proxy
+                .as_ref()
+                .map(|via| (via.proxy.host.clone(), via.proxy.port)),
         ));
         Ok(Some(Target::new(TargetParts {
             authority: url.authority.into_bytes(),
@@ -206,7 +210,10 @@ impl Compiler {
     fn address(&self, host: &str, port: u16) -> Address {
         match host.parse() {
             Ok(ip) => Address::Literal(SocketAddr::new(ip, port)),
-            Err(_) => Address::Name { name: self.names.subscribe(host), port },
+            Err(_) => Address::Name {
+                name: self.names.subscribe(host),
+                port,
+            },
         }
     }
 
@@ -218,8 +225,7 @@ impl Compiler {
             None
         } else {
             let own = |host: &str| definition.upstream_certificates.get(host).cloned();
-            let shared =
-                |host: &str| config.security.certificates.upstream.get(host).cloned();
+            let shared = |host: &str| config.security.certificates.upstream.get(host).cloned();
             certificate_names(url).find_map(|host| own(&host).or_else(|| shared(&host)))
         };
         let options = TlsOptions {
@@ -238,12 +244,12 @@ impl Compiler {
         };
         let key = format!(
             "{} {} {} {:?} {certificate:?}",
-            options.insecure_skip_verify,
-            options.min_version,
-            options.max_version,
-            options.ciphers,
+            options.insecure_skip_verify, options.min_version, options.max_version, options.ciphers,
         );
-        let mut made = self.tls.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut made = self
+            .tls
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some(tls) = made.get(&key) {
             return Ok((tls.clone(), key));
         }
@@ -254,8 +260,11 @@ impl Compiler {
                     .map_err(|reason| Fault::refuse("/upstream_certificates", reason))
             })
             .transpose()?;
-        let tls = UpstreamTls::new(&TlsOptions { identity, ..options })
-            .map_err(|reason| Fault::refuse("/proxy/transport", reason))?;
+        let tls = UpstreamTls::new(&TlsOptions {
+            identity,
+            ..options
+        })
+        .map_err(|reason| Fault::refuse("/proxy/transport", reason))?;
         made.insert(key.clone(), tls.clone());
         Ok((tls, key))
     }
@@ -265,12 +274,18 @@ impl Compiler {
 fn certificate_names(url: &Url) -> impl Iterator<Item = String> + use<> {
     let host = url.authority.clone();
     let pattern = host.split_once('.').map(|(_, rest)| format!("*.{rest}"));
-    [Some(host), pattern, Some("*".to_owned())].into_iter().flatten()
+    [Some(host), pattern, Some("*".to_owned())]
+        .into_iter()
+        .flatten()
 }
 
 /// Entries of a target list may leave the protocol out.
 fn with_scheme(url: &str) -> String {
-    if url.contains("://") { url.to_owned() } else { format!("http://{url}") }
+    if url.contains("://") {
+        url.to_owned()
+    } else {
+        format!("http://{url}")
+    }
 }
 
 /// The parts of a target URL (RFC 3986) that matter.
@@ -291,7 +306,12 @@ impl Url {
     fn parse(text: &str) -> Result<Option<Self>, String> {
         let Some((scheme, rest)) = text.split_once("://") else {
             // Go parses `a/b` as a path, and takes what begins with a colon for a broken scheme.
-            return match text.split(['/', '?', '#']).next().unwrap_or("").contains(':') {
+            return match text
+                .split(['/', '?', '#'])
+                .next()
+                .unwrap_or("")
+                .contains(':')
+            {
                 true => Err(format!("`{text}` is no URL: the protocol is missing")),
                 false => Ok(None),
             };
@@ -311,7 +331,9 @@ impl Url {
             None => (place, ""),
         };
         let authority = authority.rsplit('@').next().unwrap_or("");
-        let (host, port) = match authority.strip_prefix('[').and_then(|rest| rest.split_once(']'))
+        let (host, port) = match authority
+            .strip_prefix('[')
+            .and_then(|rest| rest.split_once(']'))
         {
             Some((host, port)) => (host, port.strip_prefix(':')),
             None => match authority.split_once(':') {
@@ -327,9 +349,9 @@ impl Url {
                     80
                 }
             }
-            Some(port) => {
-                port.parse().map_err(|_| format!("`{text}` is no URL: `{port}` is no port"))?
-            }
+            Some(port) => port
+                .parse()
+                .map_err(|_| format!("`{text}` is no URL: `{port}` is no port"))?,
         };
         if host.is_empty() {
             return Ok(None);
@@ -374,7 +396,12 @@ mod tests {
         check("", None);
         check("ftp://h/", None);
         check("just/a/path", None);
-        for bad in ["::not a url::", "http://h:x/", "http://h h/", "http://h:99999"] {
+        for bad in [
+            "::not a url::",
+            "http://h:x/",
+            "http://h h/",
+            "http://h:99999",
+        ] {
             assert!(Url::parse(bad).is_err(), "{bad}");
         }
     }

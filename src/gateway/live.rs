@@ -80,7 +80,12 @@ impl Live {
         self.registry.add_compilations(load.compiled);
         self.registry.set_api_count(load.definitions.len());
         loader.commit(&mut load);
-        let Load { snapshot, definitions, report, .. } = load;
+        let Load {
+            snapshot,
+            definitions,
+            report,
+            ..
+        } = load;
         self.definitions.store(Arc::new(definitions.into()));
         // Dropped here, after the last shard let go of it or by that shard's last request.
         drop(self.published.publish(Arc::new(snapshot)));
@@ -151,5 +156,9 @@ fn tell(load: &Load) {
 }
 
 fn join(errors: &[LoadError]) -> String {
-    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    errors
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join("; ")
 }

@@ -13,19 +13,17 @@ use std::{
     thread,
 };
 
-use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::{
-    apidef::{ApiDefinition, Fault, Severity, references},
+    apidef::{self, ApiDefinition, Fault, Severity, references, validate},
     error::LoadError,
     gateway::{
         compile::Compiler,
-        error_response::ErrorResponses,
         listen_path::{HostRule, ListenPath},
         reload::{Changed, Refused, ReloadReport},
         router::{Route, RouteKind, Router, tyk_order},
-        snapshot::{Mount, Port, PortKey, Slot, Snapshot},
+        snapshot::{ErrorResponses, Mount, Port, PortKey, Slot, Snapshot},
         spec::Api,
     },
 };
@@ -56,9 +54,16 @@ struct Known {
 enum State {
     Good(Arc<Api>),
     /// Not served, and what to do with its route; `before` still serves.
-    Bad { hint: Option<Hint>, errors: Vec<LoadError>, before: Option<Arc<Api>> },
+    Bad {
+        hint: Option<Hint>,
+        errors: Vec<LoadError>,
+        before: Option<Arc<Api>>,
+    },
     /// Listed and not routed (Tyk: `Spec not valid, skipped!`).
-    Skipped { definition: Arc<ApiDefinition>, errors: Vec<LoadError> },
+    Skipped {
+        definition: Arc<ApiDefinition>,
+        errors: Vec<LoadError>,
+    },
 }
 
 /// What could be read of a definition that was refused: enough to keep its route.
@@ -161,9 +166,8 @@ impl Loader {
             let parts: Vec<_> = files
                 .chunks(part)
                 .map(|files| {
-                    scope.spawn(move || {
-                        files.iter().map(|file| self.read(file)).collect::<Vec<_>>()
-                    })
+                    scope
+                        .spawn(move || files.iter().map(|file| self.read(file)).collect::<Vec<_>>())
                 })
                 .collect();
             let mut all = Vec::with_capacity(files.len());
@@ -171,7 +175,10 @@ impl Loader {
                 match part.join() {
                     Ok(read) => all.extend(read),
                     Err(_) => all.extend(files.iter().map(|file| {
-                        Err(LoadError::whole(file, "reading it failed in an unforeseen way"))
+                        Err(LoadError::whole(
+                            file,
+                            "reading it failed in an unforeseen way",
+                        ))
                     })),
                 }
             }
@@ -183,58 +190,78 @@ impl Loader {
         let unreadable =
             |error: io::Error| LoadError::whole(file, format!("cannot be read: {error}"));
         if fs::metadata(file).map_err(unreadable)?.len() > FILE_BYTES_MAX {
-            return Err(LoadError::whole(file, "larger than 10 MiB, which no definition may be"));
+            return Err(LoadError::whole(
+                file,
+                "larger than 10 MiB, which no definition may be",
+            ));
         }
         let bytes = fs::read(file).map_err(unreadable)?;
         let hash: Hash = Sha256::digest(&bytes).into();
         if self.known.get(file).is_some_and(|known| known.hash == hash) {
             return Ok(Read::Unchanged);
         }
-        Ok(Read::Fresh { hash, outcome: self.outcome(file, &bytes) })
+        Ok(Read::Fresh {
+            hash,
+            outcome: self.outcome(file, &bytes),
+        })
     }
 
     fn outcome(&self, file: &Path, bytes: &[u8]) -> Outcome {
-        let mut outcome =
-            Outcome { state: Err((None, Vec::new())), was_compiled: false, warnings: Vec::new() };
-        let parsed = std::str::from_utf8(bytes)
+        let mut outcome = Outcome {
+            state: Err((None, Vec::new())),
+            was_compiled: false,
+            warnings: Vec::new(),
+        };
+        let env = &*self.compiler.env;
+        let secrets = |key: &str| {
+            let secret = self.compiler.config.secrets.get(key);
+            secret.map(|secret| secret.as_str().to_owned())
+        };
+        let text = match std::str::from_utf8(bytes)
             .map_err(|_| Fault::refuse("", "not UTF-8"))
-            .and_then(|text| {
-                references::substitute(text, &*self.compiler.env, &|key| {
-                    let secret = self.compiler.config.secrets.get(key);
-                    secret.map(|secret| secret.as_str().to_owned())
-                })
-            })
-            .and_then(|text| {
-                ApiDefinition::from_json_slice(text.as_bytes())
-                    .map_err(|fault| (fault, Hint::read(&text)))
-                    .or_else(|(fault, hint)| match hint {
-                        Some(hint) => {
-                            outcome.state = Err((Some(hint), Vec::new()));
-                            Err(fault)
-                        }
-                        None => Err(fault),
-                    })
-            });
-        let definition = match parsed {
-            Ok(definition) => Arc::new(definition),
+            .and_then(|text| references::substitute(text, &env, &secrets))
+        {
+            Ok(text) => text,
             Err(fault) => {
-                if let Err((_, errors)) = &mut outcome.state {
-                    errors.push(fault.in_file(file));
-                }
+                outcome.state = Err((Hint::read(bytes), vec![fault.in_file(file)]));
+                return outcome;
+            }
+        };
+        let parsed = ApiDefinition::from_json_slice(text.as_bytes()).and_then(|mut definition| {
+            references::resolve_proxy(&mut definition.proxy, &env, &secrets)?;
+            Ok(Arc::new(definition))
+        });
+        let definition = match parsed {
+            Ok(definition) => definition,
+            Err(fault) => {
+                let mut faults = [fault];
+                validate::place(&mut faults, text.as_bytes());
+                let errors = faults.map(|fault| fault.in_file(file)).to_vec();
+                outcome.state = Err((Hint::read(text.as_bytes()), errors));
                 return outcome;
             }
         };
         outcome.was_compiled = true;
+        let located = |mut faults: Vec<Fault>| {
+            validate::place(&mut faults, text.as_bytes());
+            faults
+        };
         match self.compiler.compile(file, &definition) {
-            Ok((api, faults)) => {
-                let lines = faults.into_iter().map(|fault| fault.in_file(file).to_string());
-                outcome.warnings.extend(lines);
+            Ok((api, mut faults)) => {
+                faults.extend(references::unresolved(&text));
+                let faults = located(faults);
+                outcome.warnings.extend(
+                    faults
+                        .into_iter()
+                        .map(|fault| fault.in_file(file).to_string()),
+                );
                 outcome.state = Ok(Ok(Arc::new(api)));
             }
             Err(faults) => {
-                let skipped =
-                    faults.first().is_some_and(|fault| fault.severity == Severity::Skip);
-                let errors: Vec<_> = faults
+                let skipped = faults
+                    .first()
+                    .is_some_and(|fault| fault.severity == Severity::Skip);
+                let errors: Vec<_> = located(faults)
                     .into_iter()
                     .filter(|fault| fault.severity != Severity::Warn)
                     .map(|fault| fault.in_file(file))
@@ -259,7 +286,11 @@ impl Loader {
         let state = match state {
             Ok(Ok(api)) => State::Good(api),
             Ok(Err((definition, errors))) => State::Skipped { definition, errors },
-            Err((hint, errors)) => State::Bad { hint, errors, before },
+            Err((hint, errors)) => State::Bad {
+                hint,
+                errors,
+                before,
+            },
         };
         Known { hash, state }
     }
@@ -276,7 +307,9 @@ impl Loader {
         let mut refused = Vec::new();
         let mut candidates = Vec::with_capacity(files.len());
         for file in files {
-            let Some(entry) = known.get(file) else { continue };
+            let Some(entry) = known.get(file) else {
+                continue;
+            };
             match &entry.state {
                 State::Good(api) => {
                     definitions.push(Arc::clone(&api.definition));
@@ -286,7 +319,11 @@ impl Loader {
                     definitions.push(Arc::clone(definition));
                     refused.extend(errors.iter().cloned().map(Refused::from));
                 }
-                State::Bad { hint, errors, before } => {
+                State::Bad {
+                    hint,
+                    errors,
+                    before,
+                } => {
                     refused.extend(errors.iter().cloned().map(Refused::from));
                     if let Some(api) = before {
                         definitions.push(Arc::clone(&api.definition));
@@ -342,7 +379,10 @@ impl Loader {
             }
             slots.push(match &candidate.api {
                 Some(api) => match ListenPath::parse(&candidate.hint.listen_path) {
-                    Ok(listen_path) => Slot::Api(Mount { api: Arc::clone(api), listen_path }),
+                    Ok(listen_path) => Slot::Api(Mount {
+                        api: Arc::clone(api),
+                        listen_path,
+                    }),
                     Err(_) => Slot::Refused,
                 },
                 None => Slot::Refused,
@@ -357,8 +397,20 @@ impl Loader {
             })
             .collect();
         let report = self.report(&known, refused);
-        let snapshot = Snapshot { slots, ports, errors: Arc::clone(&self.errors) };
-        Load { snapshot, definitions, report, compiled, warnings, known, mounted }
+        let snapshot = Snapshot {
+            slots,
+            ports,
+            errors: Arc::clone(&self.errors),
+        };
+        Load {
+            snapshot,
+            definitions,
+            report,
+            compiled,
+            warnings,
+            known,
+            mounted,
+        }
     }
 
     /// Two APIs with one domain and listen path both get `-<api_id>` behind it, unless one was
@@ -371,7 +423,10 @@ impl Loader {
     ) -> HashSet<String> {
         let mut count: HashMap<(String, String, i64), Vec<PathBuf>> = HashMap::new();
         for candidate in candidates.iter() {
-            count.entry(candidate.place()).or_default().push(candidate.file.clone());
+            count
+                .entry(candidate.place())
+                .or_default()
+                .push(candidate.file.clone());
         }
         let mut taken: HashSet<_> = count.keys().cloned().collect();
         let mut mounted = HashSet::new();
@@ -383,7 +438,10 @@ impl Loader {
                 mounted.insert(api_id);
                 return true;
             }
-            let names: Vec<_> = others.iter().map(|file| file.display().to_string()).collect();
+            let names: Vec<_> = others
+                .iter()
+                .map(|file| file.display().to_string())
+                .collect();
             let path = candidate.hint.listen_path.clone();
             if self.mounted.contains(&api_id) {
                 mounted.insert(api_id);
@@ -415,22 +473,36 @@ impl Loader {
             known
                 .values()
                 .filter_map(|known| match &known.state {
-                    State::Good(api) | State::Bad { before: Some(api), .. } => {
-                        Some((api.definition.api_id.clone(), Arc::clone(&api.definition)))
-                    }
+                    State::Good(api)
+                    | State::Bad {
+                        before: Some(api), ..
+                    } => Some((api.definition.api_id.clone(), Arc::clone(&api.definition))),
                     _ => None,
                 })
                 .collect()
         };
         let (before, after) = (served(&self.known), served(known));
-        let added = after.keys().filter(|id| !before.contains_key(*id)).cloned().collect();
-        let removed = before.keys().filter(|id| !after.contains_key(*id)).cloned().collect();
+        let added = after
+            .keys()
+            .filter(|id| !before.contains_key(*id))
+            .cloned()
+            .collect();
+        let removed = before
+            .keys()
+            .filter(|id| !after.contains_key(*id))
+            .cloned()
+            .collect();
         let changed = after
             .iter()
             .filter_map(|(api_id, definition)| {
-                let old = before.get(api_id).filter(|old| !Arc::ptr_eq(old, definition))?;
+                let old = before
+                    .get(api_id)
+                    .filter(|old| !Arc::ptr_eq(old, definition))?;
                 let pointers = difference(old, definition);
-                (!pointers.is_empty()).then(|| Changed { api_id: api_id.clone(), pointers })
+                (!pointers.is_empty()).then(|| Changed {
+                    api_id: api_id.clone(),
+                    pointers,
+                })
             })
             .collect();
         ReloadReport::done(added, removed, changed, refused)
@@ -464,27 +536,40 @@ impl Candidate {
         let mut hint = Hint::of(&api.definition);
         // References in it have been followed.
         hint.listen_path = api.listen_path.as_str().to_owned();
-        Self { file: file.to_owned(), hint, api: Some(Arc::clone(api)) }
+        Self {
+            file: file.to_owned(),
+            hint,
+            api: Some(Arc::clone(api)),
+        }
     }
 
     /// Tyk differs: `active: false` takes an API off the air, as its documentation says (C3).
     fn is_routed(&self) -> bool {
-        self.api.as_ref().is_none_or(|api| api.definition.active && !api.definition.internal)
+        self.api
+            .as_ref()
+            .is_none_or(|api| api.definition.active && !api.definition.internal)
     }
 
     fn place(&self) -> (String, String, i64) {
-        (self.hint.domain.clone(), self.hint.listen_path.clone(), self.hint.listen_port)
+        (
+            self.hint.domain.clone(),
+            self.hint.listen_path.clone(),
+            self.hint.listen_port,
+        )
     }
 
     fn routes(&self, order: usize, slot: usize, hostname: &str) -> Result<[Route; 2], String> {
-        let domain = if self.hint.domain.is_empty() { hostname } else { &self.hint.domain };
+        let domain = if self.hint.domain.is_empty() {
+            hostname
+        } else {
+            &self.hint.domain
+        };
         let host = HostRule::parse(domain)?;
         let order = u32::try_from(order).unwrap_or(u32::MAX / 2 - 1);
         let target = u32::try_from(slot).unwrap_or(u32::MAX);
         // A refused listen path still matches what can be matched of it.
-        let path = ListenPath::parse(&self.hint.listen_path).or_else(|fault| {
-            fault.still_matches.ok_or(fault.reason)
-        })?;
+        let path = ListenPath::parse(&self.hint.listen_path)
+            .or_else(|fault| fault.still_matches.ok_or(fault.reason))?;
         Ok([
             Route {
                 order,
@@ -493,15 +578,24 @@ impl Candidate {
                 host: host.clone(),
                 target,
             },
-            Route { order, kind: RouteKind::ListenPath, path, host, target },
+            Route {
+                order,
+                kind: RouteKind::ListenPath,
+                path,
+                host,
+                target,
+            },
         ])
     }
 }
 
 impl Hint {
     fn of(definition: &ApiDefinition) -> Self {
-        let domain =
-            if definition.domain_disabled { String::new() } else { definition.domain.clone() };
+        let domain = if definition.domain_disabled {
+            String::new()
+        } else {
+            definition.domain.clone()
+        };
         Self {
             api_id: definition.api_id.clone(),
             domain,
@@ -511,14 +605,17 @@ impl Hint {
     }
 
     /// Finds the route in a document whose types are wrong elsewhere.
-    fn read(text: &str) -> Option<Self> {
-        let document: Value = serde_json::from_str(text).ok()?;
-        let text = |value: &Value| value.as_str().map(str::to_owned);
+    fn read(bytes: &[u8]) -> Option<Self> {
+        let route = apidef::Route::from_json_slice(bytes)?;
         Some(Self {
-            api_id: document.get("api_id").and_then(text)?,
-            domain: document.get("domain").and_then(text).unwrap_or_default(),
-            listen_path: document.pointer("/proxy/listen_path").and_then(text)?,
-            listen_port: document.get("listen_port").and_then(Value::as_i64).unwrap_or(0),
+            domain: if route.domain_disabled {
+                String::new()
+            } else {
+                route.domain.clone()
+            },
+            listen_path: route.listen_path().to_owned(),
+            listen_port: route.listen_port,
+            api_id: route.api_id,
         })
     }
 }
@@ -528,7 +625,9 @@ fn definition_files(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
-        let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
+        let name = path
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned());
         // Names that begin with a dot are no match of a shell pattern, nor of Go's.
         if name.is_some_and(|name| name.ends_with(".json") && !name.ends_with("-oas.json")) {
             files.push(path);
@@ -541,14 +640,20 @@ fn definition_files(dir: &Path) -> io::Result<Vec<PathBuf>> {
 /// The listener that APIs without a port of their own use.
 #[must_use]
 pub fn main_port(config: &crate::config::Config) -> PortKey {
-    PortKey { port: config.listen_port_or_default(), tls: config.http_server_options.use_ssl }
+    PortKey {
+        port: config.listen_port_or_default(),
+        tls: config.http_server_options.use_ssl,
+    }
 }
 
 /// The listener of the control API.
 #[must_use]
 pub fn control_port(config: &crate::config::Config) -> PortKey {
     let main = main_port(config);
-    PortKey { port: config.control_port().unwrap_or(main.port), tls: main.tls }
+    PortKey {
+        port: config.control_port().unwrap_or(main.port),
+        tls: main.tls,
+    }
 }
 
 fn port_of(
@@ -560,7 +665,10 @@ fn port_of(
         Ok(0) | Err(_) => return Some(main),
         Ok(port) => port,
     };
-    let protocol = candidate.api.as_ref().map_or("", |api| api.definition.protocol.as_str());
+    let protocol = candidate
+        .api
+        .as_ref()
+        .map_or("", |api| api.definition.protocol.as_str());
     let tls = match protocol {
         "https" => true,
         "" => main.tls,
@@ -569,12 +677,16 @@ fn port_of(
     let name = if tls { "https" } else { "http" };
     let listed = port == main.port
         || config.disable_ports_whitelist
-        || config.ports_whitelist.get(name).is_some_and(|list| list.allows(port));
+        || config
+            .ports_whitelist
+            .get(name)
+            .is_some_and(|list| list.allows(port));
     listed.then_some(PortKey { port, tls })
 }
 
 /// JSON pointers of the values in which two definitions differ.
 fn difference(old: &ApiDefinition, new: &ApiDefinition) -> Vec<String> {
+    use serde_json::Value;
     fn walk(at: &str, old: &Value, new: &Value, out: &mut Vec<String>) {
         match (old, new) {
             (Value::Object(old), Value::Object(new)) => {

@@ -50,14 +50,24 @@ pub struct Served {
     pub linger: bool,
 }
 
-const CUT: Served = Served { status: 0, keep_alive: false, linger: false };
+const CUT: Served = Served {
+    status: 0,
+    keep_alive: false,
+    linger: false,
+};
 
 impl Worker {
     #[must_use]
     pub fn new(local: Rc<Local>, published: Arc<Published>) -> Self {
         let epoch = Cell::new(published.epoch());
         let view = RefCell::new(Rc::new(published.load()));
-        Self { local, pools: Pools::default(), published, view, epoch }
+        Self {
+            local,
+            pools: Pools::default(),
+            published,
+            view,
+            epoch,
+        }
     }
 
     /// The current snapshot. Costs one comparison when nothing changed.
@@ -105,7 +115,11 @@ pub async fn exchange(worker: &Worker, port: PortKey, client: &Client, cx: &mut 
 /// What is decided before any API is known.
 pub fn precheck(local: &Local, cx: &Ctx) -> Option<Reply> {
     if cx.head.expect == Expect::Other {
-        return Some(Reply::new(417, "text/plain; charset=utf-8", "Expectation Failed\n"));
+        return Some(Reply::new(
+            417,
+            "text/plain; charset=utf-8",
+            "Expectation Failed\n",
+        ));
     }
     if let Framing::Length(length) = cx.head.framing
         && length > local.settings.request_body_bytes_max
@@ -113,7 +127,11 @@ pub fn precheck(local: &Local, cx: &Ctx) -> Option<Reply> {
         return Some(too_large());
     }
     if cx.head.is_asterisk && cx.head.method == Method::Options {
-        return Some(Reply { status: 200, fields: Vec::new(), content: Vec::new() });
+        return Some(Reply {
+            status: 200,
+            fields: Vec::new(),
+            content: Vec::new(),
+        });
     }
     None
 }
@@ -125,7 +143,9 @@ fn too_large() -> Reply {
 /// Go's `http.Error`.
 fn plain(status: u16, text: &str) -> Reply {
     let mut reply = Reply::new(status, "text/plain; charset=utf-8", text);
-    reply.fields.extend_from_slice(b"X-Content-Type-Options: nosniff\r\n");
+    reply
+        .fields
+        .extend_from_slice(b"X-Content-Type-Options: nosniff\r\n");
     reply
 }
 
@@ -147,7 +167,11 @@ fn route<'a>(
     let raw = cx.head.path_bytes(&cx.inb);
     if !uri::is_plain(raw) {
         let Some(decoded) = uri::decode_path(raw) else {
-            return Err(Reply::new(400, "text/plain; charset=utf-8", "400 Bad Request"));
+            return Err(Reply::new(
+                400,
+                "text/plain; charset=utf-8",
+                "400 Bad Request",
+            ));
         };
         if local.settings.clean_urls
             && let Cow::Owned(clean) = uri::clean(&decoded)
@@ -172,20 +196,31 @@ fn route<'a>(
     if strict && !mount.listen_path.matches_strictly(cx.path()) {
         return Err(Reply::new(404, "text/plain; charset=utf-8", "Not Found"));
     }
-    Ok(Found { mount, kind: found.kind })
+    Ok(Found {
+        mount,
+        kind: found.kind,
+    })
 }
 
 /// gorilla/mux sends clients to the clean form of their path.
 fn redirect(cx: &Ctx, clean: &[u8]) -> Reply {
     let mut fields = b"Location: ".to_vec();
     fields.extend_from_slice(&uri::escape_path(clean));
-    if let Some(query) = cx.head.query.map(|query| cx.part(query)).filter(|query| !query.is_empty())
+    if let Some(query) = cx
+        .head
+        .query
+        .map(|query| cx.part(query))
+        .filter(|query| !query.is_empty())
     {
         fields.push(b'?');
         fields.extend_from_slice(query);
     }
     fields.extend_from_slice(b"\r\n");
-    Reply { status: 301, fields, content: Vec::new() }
+    Reply {
+        status: 301,
+        fields,
+        content: Vec::new(),
+    }
 }
 
 /// A step turned the request away in words of its own, or its content could not be read.
@@ -209,7 +244,9 @@ async fn chain(
             Step::ValidateJson(step) => {
                 let path = mount.listen_path.strip(cx.path()).into_owned();
                 if let Some(rule) = step.rule(&path, cx) {
-                    Box::pin(read_content(local, client, cx)).await.map_err(Refused::Content)?;
+                    Box::pin(read_content(local, client, cx))
+                        .await
+                        .map_err(Refused::Content)?;
                     rule.check(cx).map_err(|invalid| Refused::Rendered {
                         status: invalid.status,
                         message: invalid.message,
@@ -231,7 +268,9 @@ pub async fn read_content(local: &Local, client: &Client, cx: &mut Ctx) -> Resul
         return Ok(());
     }
     let settings = &local.settings;
-    let bytes_max = settings.request_body_bytes_max.min(settings.step_body_bytes_max);
+    let bytes_max = settings
+        .request_body_bytes_max
+        .min(settings.step_body_bytes_max);
     if let Framing::Length(length) = cx.head.framing
         && length > bytes_max
     {
@@ -246,7 +285,12 @@ pub async fn read_content(local: &Local, client: &Client, cx: &mut Ctx) -> Resul
         cx.consumed = cx.inb.len();
         if head::waits_for_continue(cx) {
             let interim = b"HTTP/1.1 100 Continue\r\n\r\n".to_vec();
-            client.stream.write_all(interim, 0).await.0.map_err(|_| BodyFault::Ended)?;
+            client
+                .stream
+                .write_all(interim, 0)
+                .await
+                .0
+                .map_err(|_| BodyFault::Ended)?;
         }
         while !incoming.is_complete() {
             let mut buf = local.buffers.take(raw.len().max(1) * 2);
@@ -318,7 +362,11 @@ async fn proxy(
         Ok(done) => {
             local.metrics.response(done.status);
             let linger = !done.keep_alive && cx.consumed == cx.inb.len();
-            Served { status: done.status, keep_alive: done.keep_alive, linger }
+            Served {
+                status: done.status,
+                keep_alive: done.keep_alive,
+                linger,
+            }
         }
         Err(_) if client.begun.get() => CUT,
         Err(Fault::Content(fault)) => content_fault(local, client, cx, fault).await,
@@ -333,7 +381,12 @@ async fn proxy(
 }
 
 /// The content broke: an answer if none has begun, and in any case the end of the connection.
-pub async fn content_fault(local: &Local, client: &Client, cx: &mut Ctx, fault: BodyFault) -> Served {
+pub async fn content_fault(
+    local: &Local,
+    client: &Client,
+    cx: &mut Ctx,
+    fault: BodyFault,
+) -> Served {
     if client.begun.get() {
         return CUT;
     }
@@ -379,11 +432,11 @@ fn error_reply(snapshot: &Snapshot, local: &Local, cx: &Ctx, status: u16, messag
 pub async fn respond(local: &Local, client: &Client, cx: &mut Ctx, reply: Reply) -> Served {
     local.metrics.response(reply.status);
     let unread = cx.content.is_none() && !skip_content(local, cx);
-    let close = unread
-        || !cx.head.keep_alive
-        || local.settings.close_connections
-        || local.draining.get();
-    let mut out = local.buffers.take(reply.content.len() + reply.fields.len() + 512);
+    let close =
+        unread || !cx.head.keep_alive || local.settings.close_connections || local.draining.get();
+    let mut out = local
+        .buffers
+        .take(reply.content.len() + reply.fields.len() + 512);
     head::write_status(&mut out, cx, reply.status, reason(reply.status).as_bytes());
     out.extend_from_slice(&reply.fields);
     out.extend_from_slice(&cx.answer_fields);
@@ -397,11 +450,17 @@ pub async fn respond(local: &Local, client: &Client, cx: &mut Ctx, reply: Reply)
         out.extend_from_slice(&reply.content);
     }
     client.begun.set(true);
-    client.deadline.set(local.settings.write_timeout_ms, AtDeadline::Shutdown);
+    client
+        .deadline
+        .set(local.settings.write_timeout_ms, AtDeadline::Shutdown);
     let (result, out) = client.stream.write_all(out, 0).await;
     client.deadline.clear();
     local.buffers.give(out);
-    Served { status: reply.status, keep_alive: !close && result.is_ok(), linger: unread }
+    Served {
+        status: reply.status,
+        keep_alive: !close && result.is_ok(),
+        linger: unread,
+    }
 }
 
 /// Passes over content that has arrived whole. False when some is still to come.

@@ -52,7 +52,9 @@ pub struct Port {
 }
 
 /// A listener's name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
 pub struct PortKey {
     pub port: u16,
     pub tls: bool,
@@ -75,7 +77,10 @@ pub struct Published {
 impl Published {
     #[must_use]
     pub fn new(snapshot: Arc<Snapshot>) -> Self {
-        Self { current: ArcSwap::new(snapshot), epoch: AtomicU64::new(1) }
+        Self {
+            current: ArcSwap::new(snapshot),
+            epoch: AtomicU64::new(1),
+        }
     }
 
     /// Publishes a snapshot. Answers the one before, so that the caller drops it and no shard does.
@@ -115,7 +120,13 @@ impl ErrorResponses {
     ) -> Result<(Self, Vec<String>), LoadError> {
         let templates = Templates::load(dir)?;
         let (overrides, left_out) = OverrideMessages::new(overrides);
-        Ok((Self { templates, overrides }, left_out))
+        Ok((
+            Self {
+                templates,
+                overrides,
+            },
+            left_out,
+        ))
     }
 
     /// Status and text of a refusal.

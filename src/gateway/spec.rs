@@ -32,6 +32,8 @@ pub enum Destination {
 
 impl std::fmt::Debug for Api {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Api").field("api_id", &self.definition.api_id).finish_non_exhaustive()
+        f.debug_struct("Api")
+            .field("api_id", &self.definition.api_id)
+            .finish_non_exhaustive()
     }
 }

@@ -3,8 +3,8 @@
 pub mod compress;
 pub mod date;
 pub mod h1;
-pub mod path_set;
-pub mod ws;
 pub mod hop_by_hop;
+pub mod path_set;
 pub mod real_ip;
 pub mod uri;
+pub mod ws;

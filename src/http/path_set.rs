@@ -50,7 +50,11 @@ impl PathSet {
         let build = |patterns: &[String]| {
             Regex::builder()
                 .configure(Config::new().nfa_size_limit(Some(NFA_BYTES_MAX * patterns.len())))
-                .syntax(syntax::Config::new().case_insensitive(ignore_case).utf8(false))
+                .syntax(
+                    syntax::Config::new()
+                        .case_insensitive(ignore_case)
+                        .utf8(false),
+                )
                 .build_many(patterns)
         };
         let single: Result<Vec<_>, _> = patterns
@@ -67,18 +71,25 @@ impl PathSet {
         let engine = if single.len() <= ONE_BY_ONE_MAX {
             Engine::OneByOne(single.into())
         } else {
-            let together = build(&patterns)
-                .map_err(|error| PathSetFault { entry: 0, reason: full_text(&error) })?;
+            let together = build(&patterns).map_err(|error| PathSetFault {
+                entry: 0,
+                reason: full_text(&error),
+            })?;
             Engine::Together(Box::new(together))
         };
-        Ok(Self { methods: methods.into(), engine })
+        Ok(Self {
+            methods: methods.into(),
+            engine,
+        })
     }
 
     /// The first entry that has this method and matches somewhere in `path`.
     #[must_use]
     pub fn find(&self, method: &[u8], path: &[u8]) -> Option<usize> {
         let has_method = |entry: &usize| {
-            self.methods.get(*entry).is_some_and(|wanted| wanted.as_ref() == method)
+            self.methods
+                .get(*entry)
+                .is_some_and(|wanted| wanted.as_ref() == method)
         };
         match &self.engine {
             Engine::OneByOne(list) => list
@@ -90,7 +101,10 @@ impl PathSet {
             Engine::Together(regex) => {
                 let mut matching = PatternSet::new(regex.pattern_len());
                 regex.which_overlapping_matches(&Input::new(path), &mut matching);
-                matching.iter().map(|pattern| pattern.as_usize()).find(has_method)
+                matching
+                    .iter()
+                    .map(|pattern| pattern.as_usize())
+                    .find(has_method)
             }
         }
     }
@@ -101,7 +115,9 @@ fn expression(path: &str) -> String {
     let mut out = String::with_capacity(path.len() + 16);
     let mut rest = path;
     while let Some((before, behind)) = rest.split_once('{') {
-        let Some((_, after)) = behind.split_once('}') else { break };
+        let Some((_, after)) = behind.split_once('}') else {
+            break;
+        };
         out.push_str(before);
         out.push_str("([^/]*)");
         rest = after;
@@ -127,7 +143,11 @@ mod tests {
     #[track_caller]
     fn check(entries: &[(&str, &str)], method: &str, path: &str, expected: Option<usize>) {
         let set = PathSet::new(entries.iter().copied(), false).expect("compiles");
-        assert_eq!(set.find(method.as_bytes(), path.as_bytes()), expected, "{method} {path}");
+        assert_eq!(
+            set.find(method.as_bytes(), path.as_bytes()),
+            expected,
+            "{method} {path}"
+        );
     }
 
     #[test]
@@ -139,7 +159,9 @@ mod tests {
         check(&few, "GET", "/users/", Some(1));
         check(&few, "GET", "/users/1/2", None);
         check(&few, "PUT", "/get", None);
-        let many: Vec<_> = ["/a", "/b", "/ab", "/{x}/z", "/b"].map(|path| ("GET", path)).into();
+        let many: Vec<_> = ["/a", "/b", "/ab", "/{x}/z", "/b"]
+            .map(|path| ("GET", path))
+            .into();
         check(&many, "GET", "/ab", Some(0));
         check(&many, "GET", "/b", Some(1));
         check(&many, "GET", "/q/z", Some(3));

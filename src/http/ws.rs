@@ -24,7 +24,9 @@ impl Frames {
     pub fn pass(&mut self, mut bytes: &[u8]) {
         while let Some((first, rest)) = bytes.split_first() {
             if self.payload > 0 {
-                let skip = usize::try_from(self.payload).unwrap_or(usize::MAX).min(bytes.len());
+                let skip = usize::try_from(self.payload)
+                    .unwrap_or(usize::MAX)
+                    .min(bytes.len());
                 self.payload -= skip as u64;
                 bytes = bytes.get(skip..).unwrap_or_default();
                 continue;
@@ -43,10 +45,17 @@ impl Frames {
 
     /// The payload length, once the header is whole.
     fn announced(&self) -> Option<u64> {
-        let second = if self.seen >= 2 { self.header[1] } else { return None };
+        let second = if self.seen >= 2 {
+            self.header[1]
+        } else {
+            return None;
+        };
         let mask = if second & 0x80 == 0 { 0 } else { 4 };
         let (extended, length) = match second & 0x7f {
-            126 => (2, u64::from(u16::from_be_bytes([self.header[2], self.header[3]]))),
+            126 => (
+                2,
+                u64::from(u16::from_be_bytes([self.header[2], self.header[3]])),
+            ),
             127 => {
                 let [.., a, b, c, d, e, f, g, h, _, _, _, _] = self.header;
                 (8, u64::from_be_bytes([a, b, c, d, e, f, g, h]))

@@ -4,11 +4,14 @@
 //! `auth_configs.authToken`, `use_standard_auth`. Order: last of the authentication methods.
 //! Cost: one question to the store per request, answered by another thread.
 
+use std::collections::BTreeMap;
+
 use crate::{
-    apidef::{ApiDefinition, AuthConfig},
+    apidef::ApiDefinition,
     auth::token::TokenSource,
     error::Reject,
     exchange::{Ctx, Local, Verdict},
+    storage::keys,
 };
 
 /// Where the token is and how its session is found.
@@ -16,6 +19,7 @@ use crate::{
 pub struct AuthKey {
     source: TokenSource,
     org_id: String,
+    api_id: String,
     /// Tokens that are not longer never match (`min_token_length`).
     length_min: usize,
 }
@@ -27,10 +31,10 @@ impl AuthKey {
         if api.use_keyless {
             return None;
         }
-        let config: &AuthConfig = api.auth_configs.get("authToken").unwrap_or(&api.auth);
         Some(Self {
-            source: TokenSource::from_config(config),
+            source: TokenSource::from_config(api.token_auth()),
             org_id: api.org_id.clone(),
+            api_id: api.api_id.clone(),
             length_min,
         })
     }
@@ -50,17 +54,47 @@ impl AuthKey {
             return Verdict::Reject(Reject::KeyNotFound);
         }
         // Tyk: a custom key is stored behind its organisation's id, any other as it is.
-        let of_org = format!("{}{token}", self.org_id);
-        let clock = local.watch.clock();
-        let mut found = local.asks.session(of_org, clock).await;
-        if let Ok(None) = found {
-            found = local.asks.session(token.to_owned(), clock).await;
-        }
+        let keys = vec![
+            keys::session(&format!("{}{token}", self.org_id)),
+            keys::session(token),
+        ];
+        let found = local.asks.session(keys, local.watch.clock()).await;
         match found {
-            Ok(Some(_)) => Verdict::Next,
+            Ok(Some(session)) => self.admits(&session, local.watch.clock().unix_s()),
             Ok(None) => Verdict::Reject(Reject::KeyNotFound),
             // Tyk differs: it answers 403, which tells a client to throw its key away.
             Err(_) => Verdict::Reject(Reject::StoreAway),
+        }
+    }
+}
+
+/// What of a session decides whether its key opens an API at all.
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(default)]
+struct Rights {
+    is_inactive: bool,
+    expires: i64,
+    access_rights: Option<BTreeMap<String, serde::de::IgnoredAny>>,
+}
+
+impl AuthKey {
+    /// A key opens the APIs it names, all when it names none; not when it is inactive or expired.
+    fn admits(&self, session: &[u8], now_s: u64) -> Verdict {
+        let Ok(rights) = serde_json::from_slice::<Rights>(session) else {
+            return Verdict::Reject(Reject::KeyNotFound);
+        };
+        if rights.is_inactive {
+            return Verdict::Reject(Reject::KeyInactive);
+        }
+        let expires = u64::try_from(rights.expires).unwrap_or(0);
+        if expires > 0 && expires <= now_s {
+            return Verdict::Reject(Reject::KeyExpired);
+        }
+        let named = rights.access_rights.unwrap_or_default();
+        if named.is_empty() || named.contains_key(&self.api_id) {
+            Verdict::Next
+        } else {
+            Verdict::Reject(Reject::AccessDisallowed)
         }
     }
 }

@@ -40,20 +40,27 @@ impl HardTimeouts {
         if on.is_empty() {
             return Ok(None);
         }
-        let entries = on.iter().map(|(_, entry)| (entry.method.as_str(), entry.path.as_str()));
-        let paths = PathSet::new(entries, ignore_case).map_err(|PathSetFault { entry, reason }| {
-            let index = on.get(entry).map_or(0, |(index, _)| *index);
-            (format!("hard_timeouts/{index}/path"), reason)
-        })?;
-        let spans_ms =
-            on.iter().map(|(_, entry)| u64::try_from(entry.timeout).unwrap_or(0) * 1000).collect();
+        let entries = on
+            .iter()
+            .map(|(_, entry)| (entry.method.as_str(), entry.path.as_str()));
+        let paths =
+            PathSet::new(entries, ignore_case).map_err(|PathSetFault { entry, reason }| {
+                let index = on.get(entry).map_or(0, |(index, _)| *index);
+                (format!("hard_timeouts/{index}/path"), reason)
+            })?;
+        let spans_ms = on
+            .iter()
+            .map(|(_, entry)| u64::try_from(entry.timeout).unwrap_or(0) * 1000)
+            .collect();
         Ok(Some(Self { paths, spans_ms }))
     }
 
     /// Shortens the time the upstream has; never lengthens it.
     pub fn apply(&self, outgoing_path: &[u8], cx: &mut Ctx) {
         let method = cx.part(cx.head.method_span);
-        let Some(entry) = self.paths.find(method, outgoing_path) else { return };
+        let Some(entry) = self.paths.find(method, outgoing_path) else {
+            return;
+        };
         let span_ms = self.spans_ms.get(entry).copied().unwrap_or(u64::MAX);
         if cx.header_timeout_ms == 0 || span_ms < cx.header_timeout_ms {
             cx.header_timeout_ms = span_ms;

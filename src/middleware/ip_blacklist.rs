@@ -32,7 +32,9 @@ impl IpBlacklist {
                 (format!("/blacklisted_ips/{index}"), reason)
             })
         });
-        Ok(Some(Self { nets: nets.collect::<Result<_, _>>()? }))
+        Ok(Some(Self {
+            nets: nets.collect::<Result<_, _>>()?,
+        }))
     }
 
     /// Refuses with 403 [`Reject::IpNotAllowed`].

@@ -29,10 +29,15 @@ impl IpWhitelist {
         }
         let nets = api.allowed_ips.iter().enumerate().map(|(index, text)| {
             Net::parse(text.trim()).ok_or_else(|| {
-                (format!("/allowed_ips/{index}"), format!("`{text}` is no IP address or CIDR range"))
+                (
+                    format!("/allowed_ips/{index}"),
+                    format!("`{text}` is no IP address or CIDR range"),
+                )
             })
         });
-        Ok(Some(Self { nets: nets.collect::<Result<_, _>>()? }))
+        Ok(Some(Self {
+            nets: nets.collect::<Result<_, _>>()?,
+        }))
     }
 
     /// Refuses with 403 [`Reject::IpNotAllowed`].

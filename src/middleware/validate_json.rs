@@ -61,7 +61,10 @@ impl ValidateJson {
             let at = format!("validate_json/{index}/schema");
             let schema = document(entry).map_err(|reason| (at.clone(), reason))?;
             if let Some(dialect) = schema.get("$schema").filter(|dialect| *dialect != DRAFT_4) {
-                return Err((at + "/$schema", format!("{dialect} is not draft 4 (`{DRAFT_4}`)")));
+                return Err((
+                    at + "/$schema",
+                    format!("{dialect} is not draft 4 (`{DRAFT_4}`)"),
+                ));
             }
             let schema = jsonschema::draft4::new(&schema)
                 .map_err(|error| (at, format!("not a schema: {error}")))?;
@@ -71,18 +74,26 @@ impl ValidateJson {
             };
             rules.push(Rule { schema, status });
         }
-        let entries = on.iter().map(|(_, entry)| (entry.method.as_str(), entry.path.as_str()));
-        let paths = PathSet::new(entries, ignore_case).map_err(|PathSetFault { entry, reason }| {
-            let index = on.get(entry).map_or(0, |(index, _)| *index);
-            (format!("validate_json/{index}/path"), reason)
-        })?;
-        Ok(Some(Self { paths, rules: rules.into() }))
+        let entries = on
+            .iter()
+            .map(|(_, entry)| (entry.method.as_str(), entry.path.as_str()));
+        let paths =
+            PathSet::new(entries, ignore_case).map_err(|PathSetFault { entry, reason }| {
+                let index = on.get(entry).map_or(0, |(index, _)| *index);
+                (format!("validate_json/{index}/path"), reason)
+            })?;
+        Ok(Some(Self {
+            paths,
+            rules: rules.into(),
+        }))
     }
 
     /// The rule for this request; `None` leaves its content unread.
     #[must_use]
     pub fn rule(&self, stripped_path: &[u8], cx: &Ctx) -> Option<&Rule> {
-        let entry = self.paths.find(cx.part(cx.head.method_span), stripped_path)?;
+        let entry = self
+            .paths
+            .find(cx.part(cx.head.method_span), stripped_path)?;
         self.rules.get(entry)
     }
 }
@@ -90,7 +101,10 @@ impl ValidateJson {
 /// The schema, written out or in base64.
 fn document(entry: &ValidatePathMeta) -> Result<Value, String> {
     if entry.schema_b64.is_empty() {
-        let schema = entry.schema.iter().map(|(key, value)| (key.clone(), value.clone()));
+        let schema = entry
+            .schema
+            .iter()
+            .map(|(key, value)| (key.clone(), value.clone()));
         return Ok(Value::Object(schema.collect()));
     }
     let bytes = BASE64_STANDARD
@@ -108,7 +122,10 @@ impl Rule {
     pub fn check(&self, cx: &Ctx) -> Result<(), Invalid> {
         let content = cx.content.as_deref().unwrap_or_default();
         let instance: Value = if content.is_empty() {
-            return Err(Invalid { status: 400, message: "JSON parsing error: EOF".to_owned() });
+            return Err(Invalid {
+                status: 400,
+                message: "JSON parsing error: EOF".to_owned(),
+            });
         } else {
             serde_json::from_slice(content).map_err(|error| Invalid {
                 status: 400,
@@ -123,15 +140,26 @@ impl Rule {
         if faults.is_empty() {
             return Ok(());
         }
-        Err(Invalid { status: self.status, message: faults.join("; ") })
+        Err(Invalid {
+            status: self.status,
+            message: faults.join("; "),
+        })
     }
 }
 
 /// `field: description` in the words of Tyk's validator where it has them.
 fn describe(error: &jsonschema::ValidationError<'_>) -> String {
     use jsonschema::error::ValidationErrorKind as Kind;
-    let path = error.instance_path().as_str().trim_start_matches('/').replace('/', ".");
-    let field = if path.is_empty() { "(root)".to_owned() } else { path };
+    let path = error
+        .instance_path()
+        .as_str()
+        .trim_start_matches('/')
+        .replace('/', ".");
+    let field = if path.is_empty() {
+        "(root)".to_owned()
+    } else {
+        path
+    };
     match error.kind() {
         Kind::Required { property } => {
             let name = property.as_str().unwrap_or_default();
@@ -140,9 +168,11 @@ fn describe(error: &jsonschema::ValidationError<'_>) -> String {
         Kind::Type { kind } => {
             let expected = match kind {
                 jsonschema::error::TypeKind::Single(kind) => kind.to_string(),
-                jsonschema::error::TypeKind::Multiple(kinds) => {
-                    kinds.iter().map(|kind| kind.to_string()).collect::<Vec<_>>().join("/")
-                }
+                jsonschema::error::TypeKind::Multiple(kinds) => kinds
+                    .iter()
+                    .map(|kind| kind.to_string())
+                    .collect::<Vec<_>>()
+                    .join("/"),
             };
             let given = kind_of(error.instance());
             format!("{field}: Invalid type. Expected: {expected}, given: {given}")

@@ -24,7 +24,10 @@ impl Buffers {
     pub fn take(&self, bytes_min: usize) -> Vec<u8> {
         for ((size, _), free) in KEPT.iter().zip(&self.free) {
             if *size >= bytes_min {
-                return free.borrow_mut().pop().unwrap_or_else(|| Vec::with_capacity(*size));
+                return free
+                    .borrow_mut()
+                    .pop()
+                    .unwrap_or_else(|| Vec::with_capacity(*size));
             }
         }
         Vec::with_capacity(bytes_min)

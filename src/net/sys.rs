@@ -138,7 +138,9 @@ pub fn bytes_acknowledged(fd: RawFd) -> Option<u64> {
             &raw mut len,
         )
     };
-    let field = info.get(AT..AT + 8).filter(|_| done == 0 && len as usize >= AT + 8)?;
+    let field = info
+        .get(AT..AT + 8)
+        .filter(|_| done == 0 && len as usize >= AT + 8)?;
     Some(u64::from_ne_bytes(field.try_into().ok()?))
 }
 
@@ -444,7 +446,10 @@ pub fn eventfd() -> io::Result<OwnedFd> {
 /// # Errors
 /// The kernel's answer; the limit then stays.
 pub fn raise_descriptor_limit() -> io::Result<()> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
     // SAFETY: both calls get one valid `rlimit`.
     unsafe {
         if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) != 0 {

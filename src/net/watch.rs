@@ -137,7 +137,9 @@ impl Clock {
 
 #[allow(clippy::disallowed_methods, reason = "the shard's clock itself")]
 fn wall_clock_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |span| span.as_secs())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |span| span.as_secs())
 }
 
 type Entry = std::rc::Weak<Deadline>;
@@ -210,7 +212,11 @@ impl Watch {
     pub fn interrupt_all(&self) {
         let mut all = Vec::new();
         for slot in &self.0.slots {
-            all.extend(slot.borrow().iter().filter_map(|(entry, _)| entry.upgrade()));
+            all.extend(
+                slot.borrow()
+                    .iter()
+                    .filter_map(|(entry, _)| entry.upgrade()),
+            );
         }
         for deadline in all {
             deadline.interrupt();
@@ -229,9 +235,13 @@ impl Watch {
         while wheel.next_tick.get() * TICK_MS <= now_ms {
             let tick = wheel.next_tick.get();
             wheel.next_tick.set(tick + 1);
-            let Some(slot) = wheel.slots.get((tick % SLOTS) as usize) else { return };
+            let Some(slot) = wheel.slots.get((tick % SLOTS) as usize) else {
+                return;
+            };
             for (entry, look_at_ms) in slot.take() {
-                let Some(deadline) = entry.upgrade() else { continue };
+                let Some(deadline) = entry.upgrade() else {
+                    continue;
+                };
                 if deadline.look_at_ms.get() != look_at_ms {
                     continue;
                 }

@@ -58,7 +58,11 @@ fn start(options: Options) -> Result<(), String> {
         shards => shards as usize,
     };
     // More shards than CPUs share them; one shard alone may go where the scheduler likes.
-    let cpus = if shards > 1 || config.penstock.shards == 0 { cpus } else { Vec::new() };
+    let cpus = if shards > 1 || config.penstock.shards == 0 {
+        cpus
+    } else {
+        Vec::new()
+    };
     let opener = storage::opener(&config, &state_dir(&config))
         .map_err(|error| format!("the store cannot be used: {error}"))?;
     let process = Process {
@@ -138,8 +142,12 @@ fn settings(config: &Config) -> Settings {
     let limits = &config.penstock.limits;
     let options = &config.http_server_options;
     let ms = |s: u32| u64::from(s) * 1000;
-    let trusted: Vec<Net> =
-        config.penstock.trusted_proxies.iter().filter_map(|text| Net::parse(text)).collect();
+    let trusted: Vec<Net> = config
+        .penstock
+        .trusted_proxies
+        .iter()
+        .filter_map(|text| Net::parse(text))
+        .collect();
     let trust_anyone = trusted.is_empty() && !config.penstock.compat_is_strict();
     let seconds = |s: std::time::Duration| u64::try_from(s.as_millis()).unwrap_or(u64::MAX);
     Settings {

@@ -13,7 +13,8 @@ use crate::{
 };
 
 /// Where the definitions of `configs/apps` point to.
-const ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8090);
+const ADDRESS: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8090);
 const HEAD_BYTES_MAX: usize = 64 << 10;
 
 /// Starts the origin.

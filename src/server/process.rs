@@ -22,7 +22,7 @@ use crate::{
         live::Live,
         loader::Loader,
         reload::{Bell, Readiness, ReloadReport, Ringer},
-        snapshot::{ErrorResponses, PortKey, Published},
+        snapshot::{ErrorResponses, PortKey},
     },
     mailbox::{Desk, mailbox},
     metrics::Registry,
@@ -99,8 +99,12 @@ impl Process {
             origin::spawn(&config).await?;
         }
         let names = Arc::new(Names::from_system(dns_ttl(&config)).await?);
-        let compiler =
-            Compiler::new(Arc::clone(&config), names, ProxyEnv::read(env)?, Box::new(env));
+        let compiler = Compiler::new(
+            Arc::clone(&config),
+            names,
+            ProxyEnv::read(env)?,
+            Box::new(env),
+        );
         let loader = Loader::new(compiler, Arc::clone(&self.errors));
         let live = Arc::new(Live::start(loader, Arc::clone(&self.registry))?);
 
@@ -154,7 +158,13 @@ impl Process {
             registry: Arc::clone(&running.registry),
         }));
         tokio::task::spawn_local(answer_calls(control_desk, control));
-        tokio::spawn(storage::desk::run(store_desk, Arc::clone(&self.owner)));
+        let owner = Arc::clone(&self.owner);
+        tokio::spawn(storage::desk::run(
+            store_desk,
+            owner,
+            |keys| keys,
+            |found| found,
+        ));
         tokio::task::spawn_local(Rc::clone(&running).reloads(ringer));
 
         let notifier = self.notifier;
@@ -172,7 +182,13 @@ impl Process {
         running.listeners.borrow_mut().close_unclaimed();
         tokio::task::spawn_local({
             let (owner, interval) = (Arc::clone(&self.owner), liveness_interval(&running.config));
-            async move { liveness.run(&owner, interval, || drop(bell.ring())).await }
+            async move {
+                liveness
+                    .run(&owner, interval, || {
+                        let _ = bell.ring();
+                    })
+                    .await
+            }
         });
         running.say_ready();
         if self.quickstart {
@@ -193,7 +209,7 @@ impl Running {
                 let event = match signal {
                     Signal::Upgrade => OldEvent::UpgradeRequested,
                     Signal::Terminate => OldEvent::TerminateRequested,
-                    Signal::Ignored(name) => {
+                    Signal::Noted(name) => {
                         tracing::info!(prefix = "main", "{name}: no effect");
                         continue;
                     }
@@ -204,8 +220,11 @@ impl Running {
             }
         });
         let ended = Rc::new(tokio::sync::Notify::new());
-        let mut host =
-            Serving { running: Rc::clone(self), events, ended: Rc::clone(&ended) };
+        let mut host = Serving {
+            running: Rc::clone(self),
+            events,
+            ended: Rc::clone(&ended),
+        };
         tokio::select! {
             () = drive_old(OldGeneration::new(false), program, notifier, &mut host, received) => {}
             () = ended.notified() => notifier.stopping(),
@@ -223,7 +242,10 @@ impl Running {
         let (events, received) = mpsc::unbounded_channel();
         let _ = events.send(NewEvent::Prepared(Ok(())));
         let machine = NewGeneration::new(std::process::id(), env!("CARGO_PKG_VERSION"));
-        let mut host = TakingOver { running: Rc::clone(self), events: events.clone() };
+        let mut host = TakingOver {
+            running: Rc::clone(self),
+            events: events.clone(),
+        };
         let mut taking = std::pin::pin!(drive_new(machine, channel, notifier, &mut host, received));
         loop {
             tokio::select! {
@@ -247,7 +269,10 @@ impl Running {
             let scheme = if port.key.tls { "https" } else { "http" };
             let name = format!("{scheme}:{}", port.key.port);
             let place = Place::new(&self.config.listen_address, port.key.port);
-            let opened = self.listeners.borrow_mut().open(&name, &place, self.shards.len());
+            let opened = self
+                .listeners
+                .borrow_mut()
+                .open(&name, &place, self.shards.len());
             match opened {
                 Ok(_) => {
                     self.open.borrow_mut().insert(port.key, name);
@@ -275,7 +300,9 @@ impl Running {
     }
 
     fn accept_on(&self, key: PortKey) -> Result<(), String> {
-        let Some(name) = self.open.borrow().get(&key).cloned() else { return Ok(()) };
+        let Some(name) = self.open.borrow().get(&key).cloned() else {
+            return Ok(());
+        };
         let lists = self
             .listeners
             .borrow()
@@ -283,7 +310,11 @@ impl Running {
             .map_err(|error| format!("cannot hand sockets to shards: {error}"))?;
         let tls = if key.tls { self.tls.clone() } else { None };
         for (shard, sockets) in self.shards.iter().zip(lists) {
-            let job = Job::Listen { key, sockets, tls: tls.clone() };
+            let job = Job::Listen {
+                key,
+                sockets,
+                tls: tls.clone(),
+            };
             tell(shard, job);
         }
         Ok(())
@@ -360,7 +391,8 @@ impl Running {
                 }
             }
         }
-        self.live.set_accepted(self.open.borrow().keys().copied().collect());
+        self.live
+            .set_accepted(self.open.borrow().keys().copied().collect());
     }
 
     fn write_pid_file(&self) {
@@ -371,7 +403,8 @@ impl Running {
     }
 
     fn say_ready(&self) {
-        self.live.set_accepted(self.open.borrow().keys().copied().collect());
+        self.live
+            .set_accepted(self.open.borrow().keys().copied().collect());
         self.live.set_readiness(Readiness::Ready);
         for (key, name) in self.open.borrow().iter() {
             let address = self.listeners.borrow().local_addr(name);
@@ -406,7 +439,10 @@ impl Running {
     }
 
     fn connections(&self) -> usize {
-        self.shards.iter().map(|shard| shard.open.load(Ordering::Relaxed)).sum()
+        self.shards
+            .iter()
+            .map(|shard| shard.open.load(Ordering::Relaxed))
+            .sum()
     }
 
     /// The ordinary end: readiness first, then accepting, then draining.
@@ -555,12 +591,17 @@ async fn answer_calls(mut desk: Desk<Call, Answer>, control: Rc<Control>) {
 }
 
 fn dns_ttl(config: &Config) -> Option<Duration> {
-    let seconds = u64::try_from(config.dns_cache.ttl).ok().filter(|seconds| *seconds > 0)?;
-    config.dns_cache.enabled.then(|| Duration::from_secs(seconds))
+    let seconds = u64::try_from(config.dns_cache.ttl)
+        .ok()
+        .filter(|seconds| *seconds > 0)?;
+    config
+        .dns_cache
+        .enabled
+        .then(|| Duration::from_secs(seconds))
 }
 
 fn liveness_interval(config: &Config) -> Duration {
-    config.liveness_check.check_duration_or_default()
+    config.liveness_check.interval_or_default()
 }
 
 fn server_tls(config: &Config) -> Result<Option<ServerTls>, String> {
@@ -570,13 +611,18 @@ fn server_tls(config: &Config) -> Result<Option<ServerTls>, String> {
     }
     let mut certificates = Vec::new();
     for file in &options.certificates {
-        let identity =
-            Identity::from_files(Path::new(&file.cert_file), Path::new(&file.key_file))?;
-        certificates.push(NamedIdentity { domain_name: file.domain_name.clone(), identity });
+        let identity = Identity::from_files(Path::new(&file.cert_file), Path::new(&file.key_file))?;
+        certificates.push(NamedIdentity {
+            domain_name: file.domain_name.clone(),
+            identity,
+        });
     }
     for path in &options.ssl_certificates {
         let identity = Identity::from_files(Path::new(path), Path::new(path))?;
-        certificates.push(NamedIdentity { domain_name: String::new(), identity });
+        certificates.push(NamedIdentity {
+            domain_name: String::new(),
+            identity,
+        });
     }
     ServerTls::new(&ServerOptions {
         certificates,
@@ -587,4 +633,3 @@ fn server_tls(config: &Config) -> Result<Option<ServerTls>, String> {
     })
     .map(Some)
 }
-

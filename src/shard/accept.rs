@@ -27,7 +27,11 @@ pub fn start(shard: &Rc<Shard>, key: PortKey, socket: TcpListener, tls: Option<S
             return;
         }
     };
-    let listening = Rc::new(Listening { key, acceptor, running: Cell::new(0) });
+    let listening = Rc::new(Listening {
+        key,
+        acceptor,
+        running: Cell::new(0),
+    });
     shard.acceptors.borrow_mut().push(Rc::clone(&listening));
     for _ in 0..Acceptor::in_flight_max() {
         listening.running.set(listening.running.get() + 1);
@@ -41,7 +45,11 @@ pub fn start(shard: &Rc<Shard>, key: PortKey, socket: TcpListener, tls: Option<S
 
 async fn accepts(shard: &Rc<Shard>, listening: &Listening, tls: Option<ServerTls>) {
     loop {
-        match listening.acceptor.accept(async |span| monoio::time::sleep(span).await).await {
+        match listening
+            .acceptor
+            .accept(async |span| monoio::time::sleep(span).await)
+            .await
+        {
             Ok(Some((tcp, peer))) => {
                 let (key, tls) = (listening.key, tls.clone());
                 conn::spawn(conn::serve(Rc::clone(shard), tcp, peer, key, tls));

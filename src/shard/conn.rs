@@ -76,7 +76,10 @@ pub async fn serve(
 
 async fn handshake(shard: &Shard, tcp: Tcp, tls: &ServerTls) -> Option<Stream> {
     let deadline = shard.worker.local.watch.deadline(tcp.fd());
-    deadline.set(shard.worker.local.settings.header_deadline_ms, AtDeadline::Shutdown);
+    deadline.set(
+        shard.worker.local.settings.header_deadline_ms,
+        AtDeadline::Shutdown,
+    );
     match tls.accept(tcp).await {
         Ok(stream) => Some(Stream::Tls(stream)),
         Err(error) => {
@@ -104,7 +107,9 @@ async fn requests(shard: &Shard, client: &Client, port: PortKey) {
                 return;
             }
         }
-        client.deadline.set(local.settings.keep_alive_idle_ms, AtDeadline::Shutdown);
+        client
+            .deadline
+            .set(local.settings.keep_alive_idle_ms, AtDeadline::Shutdown);
         client.deadline.set_polled(true);
         let ready = client.stream.readable().await;
         client.deadline.set_polled(false);
@@ -131,7 +136,10 @@ async fn guarded<F: Future>(mut future: Pin<Box<F>>) -> Option<F::Output> {
 
 async fn active(shard: &Shard, client: &Client, port: PortKey) -> End {
     let local = &*shard.worker.local;
-    let mut cx = Ctx { inb: local.buffers.small(), ..Ctx::default() };
+    let mut cx = Ctx {
+        inb: local.buffers.small(),
+        ..Ctx::default()
+    };
     let end = loop {
         match next_head(shard, client, &mut cx).await {
             Ok(()) => {}
@@ -193,7 +201,10 @@ async fn next_head(shard: &Shard, client: &Client, cx: &mut Ctx) -> Result<(), E
             }
             let began_ms = *began_ms.get_or_insert(clock.now_ms());
             let over_ms = began_ms + settings.header_deadline_ms;
-            client.deadline.set(over_ms.saturating_sub(clock.now_ms()), AtDeadline::CancelRead);
+            client.deadline.set(
+                over_ms.saturating_sub(clock.now_ms()),
+                AtDeadline::CancelRead,
+            );
         } else {
             client.deadline.set(PARK_AFTER_MS, AtDeadline::CancelRead);
         }
@@ -201,8 +212,10 @@ async fn next_head(shard: &Shard, client: &Client, cx: &mut Ctx) -> Result<(), E
             cx.inb.reserve(cx.inb.capacity());
         }
         let inb = std::mem::take(&mut cx.inb);
-        let (result, inb) =
-            client.stream.read_until_canceled(inb, client.deadline.cancel()).await;
+        let (result, inb) = client
+            .stream
+            .read_until_canceled(inb, client.deadline.cancel())
+            .await;
         cx.inb = inb;
         match result {
             Ok(0) => return Err(End::Closed),
@@ -254,8 +267,10 @@ async fn linger(shard: &Shard, client: &Client, cx: &mut Ctx) {
     let mut buf = std::mem::take(&mut cx.inb);
     while thrown < LINGER_BYTES_MAX {
         buf.clear();
-        let (result, back) =
-            client.stream.read_until_canceled(buf, client.deadline.cancel()).await;
+        let (result, back) = client
+            .stream
+            .read_until_canceled(buf, client.deadline.cancel())
+            .await;
         buf = back;
         match result {
             Ok(0) | Err(_) => break,
@@ -315,7 +330,11 @@ async fn control(shard: &Shard, client: &Client, cx: &mut Ctx) -> Served {
                 fields.extend_from_slice(value);
                 fields.extend_from_slice(b"\r\n");
             }
-            Reply { status: answer.status, fields, content: answer.body }
+            Reply {
+                status: answer.status,
+                fields,
+                content: answer.body,
+            }
         }
         Err(why) => {
             let text = format!("{{\"status\":\"error\",\"message\":\"control plane: {why}\"}}\n");

@@ -36,7 +36,11 @@ pub enum Job {
     /// The snapshot changed: look now, so that an idle shard lets the old one go.
     Look,
     /// Accept on these sockets too.
-    Listen { key: crate::gateway::snapshot::PortKey, sockets: Vec<std::net::TcpListener>, tls: Option<crate::net::tls::ServerTls> },
+    Listen {
+        key: crate::gateway::snapshot::PortKey,
+        sockets: Vec<std::net::TcpListener>,
+        tls: Option<crate::net::tls::ServerTls>,
+    },
     /// Stop accepting on this listener, or on all; tell when every accept has been served.
     StopAccepting {
         key: Option<crate::gateway::snapshot::PortKey>,

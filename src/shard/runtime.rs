@@ -11,12 +11,16 @@ use std::{
 
 use crate::{
     control::{Answer, Call, Paths},
-    exchange::{Local, Settings, ask::Asks},
+    exchange::{
+        Local, Settings,
+        ask::{self, Asks},
+    },
     gateway::{serve::Worker, snapshot::Published},
     mailbox::{Inbox, Line, Mailbox, Outlet, Wake, inbox},
     metrics,
     net::{sys, watch::TICK_MS},
     shard::{Item, Job, Shard, accept, conn},
+    storage::desk::Found,
 };
 
 /// Which kernel interface a shard uses.
@@ -48,10 +52,7 @@ pub fn probe_io_uring() -> io::Result<()> {
 }
 
 #[allow(unsafe_code)]
-fn push_nop(
-    ring: &mut io_uring06::IoUring,
-    nop: &io_uring06::squeue::Entry,
-) -> io::Result<()> {
+fn push_nop(ring: &mut io_uring06::IoUring, nop: &io_uring06::squeue::Entry) -> io::Result<()> {
     // SAFETY: a no-op refers to no memory.
     unsafe { ring.submission().push(nop) }.map_err(io::Error::other)
 }
@@ -70,7 +71,7 @@ pub struct Parts {
     pub settings: Arc<Settings>,
     pub metrics: Arc<metrics::Shard>,
     pub published: Arc<Published>,
-    pub store: Mailbox<crate::storage::desk::Ask, crate::storage::desk::Found>,
+    pub store: Mailbox<ask::Ask, Found>,
     pub control: Mailbox<Call, Answer>,
     pub control_paths: Paths,
 }
@@ -98,7 +99,11 @@ pub fn start(parts: Parts) -> io::Result<Handle> {
         .name(format!("shard-{}", parts.index))
         .spawn(move || run(parts, inbox, back, &gauge, &ready))?;
     match started.recv() {
-        Ok(Ok(())) => Ok(Handle { outlet, open, thread }),
+        Ok(Ok(())) => Ok(Handle {
+            outlet,
+            open,
+            thread,
+        }),
         Ok(Err(error)) => Err(error),
         Err(_) => Err(io::Error::other("a shard ended before it was ready")),
     }
@@ -134,8 +139,9 @@ fn run(
             }
         }
         Driver::Epoll => {
-            let runtime =
-                monoio::RuntimeBuilder::<monoio::LegacyDriver>::new().enable_timer().build();
+            let runtime = monoio::RuntimeBuilder::<monoio::LegacyDriver>::new()
+                .enable_timer()
+                .build();
             match runtime {
                 Ok(mut runtime) => runtime.block_on(main(parts)),
                 Err(error) => drop(ready.send(Err(error))),
@@ -152,7 +158,10 @@ async fn shard_main(
 ) {
     let back = Arc::new(back);
     let store_ms = parts.settings.store_deadline_ms;
-    let asks = Asks::new(Line::new(parts.store, back.clone(), QUESTIONS_MAX), store_ms);
+    let asks = Asks::new(
+        Line::new(parts.store, back.clone(), QUESTIONS_MAX),
+        store_ms,
+    );
     let local = Rc::new(Local::new(parts.settings, parts.metrics, asks));
     let shard = Rc::new(Shard {
         worker: Worker::new(local, parts.published),

@@ -104,7 +104,10 @@ pub fn write_request(
     }
     if upgrade {
         out.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: ");
-        let value = head.upgrade.map(|upgrade| cx.part(upgrade)).unwrap_or_default();
+        let value = head
+            .upgrade
+            .map(|upgrade| cx.part(upgrade))
+            .unwrap_or_default();
         out.extend(value.iter().map(u8::to_ascii_lowercase));
         out.extend_from_slice(b"\r\n");
     } else if upstream.close_connections {
@@ -130,7 +133,11 @@ pub fn request_content(cx: &Ctx) -> Send {
         (None, Framing::None | Framing::UntilClose) => 0,
     };
     let announces_none = matches!(cx.head.method, Method::Post | Method::Put | Method::Patch);
-    if length > 0 || announces_none { Send::Length(length) } else { Send::Nothing }
+    if length > 0 || announces_none {
+        Send::Length(length)
+    } else {
+        Send::Nothing
+    }
 }
 
 /// What the client's copy of an answer must say beside the upstream's own fields.
@@ -166,7 +173,10 @@ pub fn write_answer(
             id if hop_by_hop::is_hop_by_hop(id) => continue,
             _ => {}
         }
-        if answer.connection_options.iter().any(|option| option.of(buf).eq_ignore_ascii_case(name))
+        if answer
+            .connection_options
+            .iter()
+            .any(|option| option.of(buf).eq_ignore_ascii_case(name))
         {
             continue;
         }
@@ -223,7 +233,11 @@ pub fn write_switching(out: &mut Vec<u8>, answer: &ResponseHead, buf: &[u8]) {
 
 /// Appends a status line in the version that the client speaks.
 pub fn write_status(out: &mut Vec<u8>, cx: &Ctx, status: u16, reason: &[u8]) {
-    out.extend_from_slice(if cx.head.version_minor == 0 { b"HTTP/1.0 " } else { b"HTTP/1.1 " });
+    out.extend_from_slice(if cx.head.version_minor == 0 {
+        b"HTTP/1.0 "
+    } else {
+        b"HTTP/1.1 "
+    });
     out.extend([
         b'0' + (status / 100 % 10) as u8,
         b'0' + (status / 10 % 10) as u8,

@@ -117,15 +117,21 @@ pub async fn connect(
     local: &Local,
 ) -> Result<Conn, ConnectFault> {
     let timeout_ms = upstream.connect_timeout_ms;
-    let address = target.proxy.as_ref().map_or(&target.address, |via| &via.address);
+    let address = target
+        .proxy
+        .as_ref()
+        .map_or(&target.address, |via| &via.address);
     let tcp = dial(address, timeout_ms).await?;
     let deadline = local.watch.deadline(tcp.fd());
     deadline.set(timeout_ms, AtDeadline::Shutdown);
     if let (Some(via), true) = (&target.proxy, target.tls.is_some()) {
-        via.proxy.open_tunnel(&tcp, &target.host, target.port).await.map_err(|error| {
-            tracing::warn!(%error, host = target.host, "the HTTP proxy opened no tunnel");
-            ConnectFault::Refused
-        })?;
+        via.proxy
+            .open_tunnel(&tcp, &target.host, target.port)
+            .await
+            .map_err(|error| {
+                tracing::warn!(%error, host = target.host, "the HTTP proxy opened no tunnel");
+                ConnectFault::Refused
+            })?;
     }
     let stream = match &target.tls {
         None => Stream::Tcp(tcp),

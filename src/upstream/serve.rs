@@ -98,7 +98,11 @@ pub async fn proxy(
     let upgrade = cx.head.upgrade.is_some() && local.settings.websockets;
     let mut out = local.buffers.small();
     let decode = head::write_request(&mut out, cx, client, upstream, target, path, upgrade);
-    let framing = if cx.content.is_some() { Framing::None } else { cx.head.framing };
+    let framing = if cx.content.is_some() {
+        Framing::None
+    } else {
+        cx.head.framing
+    };
     let mut incoming = Incoming::new(framing, local.settings.request_body_bytes_max, local);
     if let Some(content) = &cx.content {
         out.extend_from_slice(content);
@@ -149,7 +153,8 @@ impl Exchange<'_> {
         loop {
             let conn = self.connection(pooled).await?;
             let sent_before = conn.sent.get();
-            conn.deadline.set(self.local.settings.write_timeout_ms, AtDeadline::Shutdown);
+            conn.deadline
+                .set(self.local.settings.write_timeout_ms, AtDeadline::Shutdown);
             let (written, back) = conn.stream.write_all(out, 0).await;
             out = back;
             conn.sent.set(sent_before + out.len() as u64);
@@ -193,7 +198,9 @@ impl Exchange<'_> {
         answer: &mut ResponseHead,
     ) -> Result<Done, Fault> {
         // Content that has been read cannot be sent twice, so a pooled connection must look open.
-        let mut conn = self.connection(!self.upgrade && !self.upstream.close_connections).await?;
+        let mut conn = self
+            .connection(!self.upgrade && !self.upstream.close_connections)
+            .await?;
         while conn.reused.get() && sys::peer_state(conn.stream.fd()) != PeerState::Open {
             conn = self.connection(true).await?;
         }
@@ -250,7 +257,9 @@ impl Exchange<'_> {
         if pooled && let Some(conn) = self.pools.take(self.target) {
             return Ok(conn);
         }
-        pool::connect(self.upstream, self.target, self.local).await.map_err(Fault::Connect)
+        pool::connect(self.upstream, self.target, self.local)
+            .await
+            .map_err(Fault::Connect)
     }
 
     /// Writes `out`, then the rest of the content as it comes. `raw` is content that was read but
@@ -310,7 +319,8 @@ impl Exchange<'_> {
 
     async fn write_upstream(&self, conn: &Conn, out: Vec<u8>) -> Result<Vec<u8>, Fault> {
         let len = out.len() as u64;
-        conn.deadline.set(self.local.settings.write_timeout_ms, AtDeadline::Shutdown);
+        conn.deadline
+            .set(self.local.settings.write_timeout_ms, AtDeadline::Shutdown);
         let (result, out) = conn.stream.write_all(out, 0).await;
         conn.deadline.clear();
         conn.sent.set(conn.sent.get() + len);
@@ -366,8 +376,13 @@ impl Exchange<'_> {
             let waited = clock.now_ms().saturating_sub(started_ms);
             let timeout = self.cx.header_timeout_ms;
             if self.sent.get() {
-                let left = if timeout == 0 { u64::MAX } else { timeout.saturating_sub(waited) };
-                conn.deadline.set(left.min(LOOK_AT_CLIENT_MS), AtDeadline::CancelRead);
+                let left = if timeout == 0 {
+                    u64::MAX
+                } else {
+                    timeout.saturating_sub(waited)
+                };
+                conn.deadline
+                    .set(left.min(LOOK_AT_CLIENT_MS), AtDeadline::CancelRead);
             }
             let (result, back) = conn
                 .stream
@@ -382,7 +397,8 @@ impl Exchange<'_> {
                         return Err(Fault::Timeout);
                     }
                     // Go cancels a request whose client has closed its sending side.
-                    if self.sent.get() && sys::peer_state(self.client.stream.fd()) != PeerState::Open
+                    if self.sent.get()
+                        && sys::peer_state(self.client.stream.fd()) != PeerState::Open
                     {
                         return Err(Fault::ClientGone);
                     }
@@ -450,11 +466,23 @@ impl Exchange<'_> {
             || local.draining.get()
             || !self.sent.get();
         let mut out = local.buffers.take(buf.len() + 1024);
-        let how = AnswerHead { send, close, decoded };
+        let how = AnswerHead {
+            send,
+            close,
+            decoded,
+        };
         head::write_answer(&mut out, answer, &buf, cx, local, &how);
         let status = answer.status;
-        let done = Done { status, keep_alive: !close };
-        let mut pass = Pass { exchange: self, conn, deadline, out };
+        let done = Done {
+            status,
+            keep_alive: !close,
+        };
+        let mut pass = Pass {
+            exchange: self,
+            conn,
+            deadline,
+            out,
+        };
         let clean = match (answer.framing, send) {
             (Framing::None, _) => {
                 let clean = buf.len() == answer.len;
@@ -482,27 +510,38 @@ impl Exchange<'_> {
         Ok(Relayed { done, reusable })
     }
 
-    async fn tunnel(
-        &self,
-        conn: Conn,
-        buf: Vec<u8>,
-        answer: &ResponseHead,
-    ) -> Result<Done, Fault> {
+    async fn tunnel(&self, conn: Conn, buf: Vec<u8>, answer: &ResponseHead) -> Result<Done, Fault> {
         let mut out = self.local.buffers.small();
         head::write_switching(&mut out, answer, &buf);
         let to_client_from = out.len();
         out.extend_from_slice(buf.get(answer.len..).unwrap_or_default());
         self.local.buffers.give(buf);
-        let to_upstream = self.cx.inb.get(self.cx.head.len..).unwrap_or_default().to_vec();
+        let to_upstream = self
+            .cx
+            .inb
+            .get(self.cx.head.len..)
+            .unwrap_or_default()
+            .to_vec();
         let websocket = self
             .cx
             .head
             .upgrade
             .is_some_and(|upgrade| self.cx.part(upgrade).eq_ignore_ascii_case(b"websocket"));
         self.client.begun.set(true);
-        tunnel::run(self.local, self.client, &conn, out, to_client_from, to_upstream, websocket)
-            .await;
-        Ok(Done { status: 101, keep_alive: false })
+        tunnel::run(
+            self.local,
+            self.client,
+            &conn,
+            out,
+            to_client_from,
+            to_upstream,
+            websocket,
+        )
+        .await;
+        Ok(Done {
+            status: 101,
+            keep_alive: false,
+        })
     }
 }
 
@@ -541,7 +580,10 @@ impl Pass<'_> {
     async fn write(&self, out: Vec<u8>, from: usize) -> Result<Vec<u8>, Fault> {
         let exchange = self.exchange;
         exchange.client.begun.set(true);
-        self.deadline.set(exchange.local.settings.write_timeout_ms, AtDeadline::Shutdown);
+        self.deadline.set(
+            exchange.local.settings.write_timeout_ms,
+            AtDeadline::Shutdown,
+        );
         let (result, out) = exchange.client.stream.write_all(out, from).await;
         self.deadline.clear();
         match result {
@@ -557,7 +599,10 @@ impl Pass<'_> {
         }
         let cancel = self.conn.deadline.cancel();
         let (result, buf) = self.conn.stream.read_until_canceled(buf, cancel).await;
-        (result.map_err(|_| Fault::Upstream("reset inside its answer")), buf)
+        (
+            result.map_err(|_| Fault::Upstream("reset inside its answer")),
+            buf,
+        )
     }
 
     /// Passes on content of known length: head and first bytes in one write, the rest straight from
@@ -565,7 +610,8 @@ impl Pass<'_> {
     async fn length(&mut self, buf: &mut Vec<u8>, at: usize, length: u64) -> Result<bool, Fault> {
         let here = (buf.len() - at) as u64;
         let first = usize::try_from(here.min(length)).unwrap_or(0);
-        self.out.extend_from_slice(buf.get(at..at + first).unwrap_or_default());
+        self.out
+            .extend_from_slice(buf.get(at..at + first).unwrap_or_default());
         self.flush().await?;
         let mut remaining = length - first as u64;
         let mut clean = here <= length;
@@ -629,8 +675,11 @@ impl Pass<'_> {
                         }
                     }
                 } else {
-                    let len = usize::try_from(remaining).unwrap_or(usize::MAX).min(rest.len());
-                    self.push(&mut content, rest.get(..len).unwrap_or_default()).await?;
+                    let len = usize::try_from(remaining)
+                        .unwrap_or(usize::MAX)
+                        .min(rest.len());
+                    self.push(&mut content, rest.get(..len).unwrap_or_default())
+                        .await?;
                     at += len;
                     if remaining != u64::MAX {
                         remaining -= len as u64;
@@ -649,7 +698,11 @@ impl Pass<'_> {
             if !self.out.is_empty() {
                 self.flush().await?;
             }
-            let room = if full_reads > 2 { crate::net::buffers::LARGE_BYTES } else { 1 };
+            let room = if full_reads > 2 {
+                crate::net::buffers::LARGE_BYTES
+            } else {
+                1
+            };
             let mut part = buffers.take(room.max(buf.len() * 2 + 1));
             part.extend_from_slice(buf);
             buffers.give(std::mem::replace(buf, part));
@@ -679,7 +732,11 @@ impl Pass<'_> {
             return Ok(());
         };
         let mut input = data;
-        let mut plain = self.exchange.local.buffers.take(crate::net::buffers::MEDIUM_BYTES);
+        let mut plain = self
+            .exchange
+            .local
+            .buffers
+            .take(crate::net::buffers::MEDIUM_BYTES);
         loop {
             let pushed = gunzip
                 .push(input, &mut plain, crate::net::buffers::MEDIUM_BYTES)
@@ -711,7 +768,11 @@ impl Pass<'_> {
     }
 
     async fn finish(&mut self, content: &mut Content) -> Result<(), Fault> {
-        if content.gunzip.as_ref().is_some_and(|gunzip| !gunzip.is_complete()) {
+        if content
+            .gunzip
+            .as_ref()
+            .is_some_and(|gunzip| !gunzip.is_complete())
+        {
             return Err(Fault::Upstream("its gzip content ends early"));
         }
         if content.chunked {

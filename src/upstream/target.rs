@@ -85,7 +85,11 @@ pub struct TargetParts {
 impl Target {
     #[must_use]
     pub fn new(parts: TargetParts) -> Self {
-        let end = parts.path.iter().rposition(|byte| *byte != b'/').map_or(0, |last| last + 1);
+        let end = parts
+            .path
+            .iter()
+            .rposition(|byte| *byte != b'/')
+            .map_or(0, |last| last + 1);
         Self {
             path: parts.path.get(..end).unwrap_or_default().to_vec(),
             path_as_written: parts.path,
@@ -105,7 +109,10 @@ impl Target {
     /// joined, then the target's own query and `query` (Tyk: `singleJoiningSlash`).
     pub fn write_path(&self, out: &mut Vec<u8>, path: &[u8], query: Option<&[u8]>) {
         let before = out.len();
-        let start = path.iter().position(|byte| *byte != b'/').unwrap_or(path.len());
+        let start = path
+            .iter()
+            .position(|byte| *byte != b'/')
+            .unwrap_or(path.len());
         let path = path.get(start..).unwrap_or_default();
         if path.is_empty() && self.keep_target_slash {
             out.extend_from_slice(&self.path_as_written);
@@ -120,8 +127,10 @@ impl Target {
             out.push(b'/');
         }
         let query = query.unwrap_or_default();
-        for (index, part) in
-            [self.query.as_slice(), query].into_iter().filter(|part| !part.is_empty()).enumerate()
+        for (index, part) in [self.query.as_slice(), query]
+            .into_iter()
+            .filter(|part| !part.is_empty())
+            .enumerate()
         {
             out.push(if index == 0 { b'?' } else { b'&' });
             out.extend_from_slice(part);
@@ -150,7 +159,10 @@ impl Upstream {
         let [only] = &*self.targets else {
             let turn = self.turn.fetch_add(1, Ordering::Relaxed);
             let index = turn % self.targets.len().max(1);
-            return self.targets.get(index).unwrap_or_else(|| unreachable!("index is in range"));
+            return self
+                .targets
+                .get(index)
+                .unwrap_or_else(|| unreachable!("index is in range"));
         };
         only
     }
@@ -164,7 +176,11 @@ impl Upstream {
 /// The path to send upstream for the raw path of a request, listen path stripped or not.
 #[must_use]
 pub fn encoded_path(raw: &[u8], escape: bool) -> Cow<'_, [u8]> {
-    if escape { crate::http::uri::upstream_path(raw) } else { Cow::Borrowed(raw) }
+    if escape {
+        crate::http::uri::upstream_path(raw)
+    } else {
+        Cow::Borrowed(raw)
+    }
 }
 
 #[cfg(test)]
@@ -214,8 +230,13 @@ mod tests {
     fn targets_take_turns() {
         let targets = ["/a", "/b", "/a"].map(|path| Arc::new(target(path, "", false)));
         let upstream = Upstream::new(targets.to_vec()).expect("not empty");
-        let seen: Vec<_> = (0..6).map(|_| upstream.next_target().path.clone()).collect();
-        assert_eq!(seen, [b"/a", b"/b", b"/a", b"/a", b"/b", b"/a"].map(|path| path.to_vec()));
+        let seen: Vec<_> = (0..6)
+            .map(|_| upstream.next_target().path.clone())
+            .collect();
+        assert_eq!(
+            seen,
+            [b"/a", b"/b", b"/a", b"/a", b"/b", b"/a"].map(|path| path.to_vec())
+        );
         assert!(Upstream::new(Vec::new()).is_none());
     }
 }

@@ -48,7 +48,13 @@ pub async fn run(
         frames: None,
         ended: &ended,
     };
-    super::serve::both(down.run(out), up.run(to_upstream), |()| up.end(), |()| down.end()).await;
+    super::serve::both(
+        down.run(out),
+        up.run(to_upstream),
+        |()| up.end(),
+        |()| down.end(),
+    )
+    .await;
 }
 
 /// One direction.

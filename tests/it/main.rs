@@ -7,10 +7,10 @@
 // Tests block, poll and measure on threads of their own; the bans protect the shards.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
-mod harness;
 mod cli;
 mod features;
 mod features_apidef;
+mod harness;
 mod limits;
 mod tidy;
 mod websocket;
