@@ -35,12 +35,24 @@ fn check(
         let answer = client.read("POST");
         let seen = origin.requests().len() - before;
         if passes {
-            assert_eq!(answer.status, 200, "{size} of {limit}: {}", answer.summary());
+            assert_eq!(
+                answer.status,
+                200,
+                "{size} of {limit}: {}",
+                answer.summary()
+            );
             assert_eq!(seen, 1, "{size} of {limit}");
         } else {
             let status = answer.status;
-            assert!(refusals.contains(&status), "{size} of {limit}: {}", answer.summary());
-            assert!(client.closes(), "{size} of {limit}: the connection stays open");
+            assert!(
+                refusals.contains(&status),
+                "{size} of {limit}: {}",
+                answer.summary()
+            );
+            assert!(
+                client.closes(),
+                "{size} of {limit}: the connection stays open"
+            );
             assert_eq!(seen, 0, "{size} of {limit}: the origin got a whole request");
         }
     }
@@ -74,7 +86,11 @@ fn fields_of(count: usize) -> Vec<u8> {
 /// The trailer section and the empty line that ends it are `size` bytes.
 fn trailers_of(size: usize) -> Vec<u8> {
     let padding = size - "X-T: \r\n\r\n".len();
-    format!("{CHUNKED}1\r\nx\r\n0\r\nX-T: {}\r\n\r\n", "a".repeat(padding)).into_bytes()
+    format!(
+        "{CHUNKED}1\r\nx\r\n0\r\nX-T: {}\r\n\r\n",
+        "a".repeat(padding)
+    )
+    .into_bytes()
 }
 
 fn trailer_fields_of(count: usize) -> Vec<u8> {
@@ -131,8 +147,9 @@ fn the_limits_are_those_of_the_file() {
 #[test]
 fn a_head_that_comes_byte_by_byte_has_the_same_limits() {
     let origin = origin();
-    let gateway =
-        Setup::in_front_of(origin.port()).limits(json!({"request_line_bytes": 64})).start();
+    let gateway = Setup::in_front_of(origin.port())
+        .limits(json!({"request_line_bytes": 64}))
+        .start();
     for (size, wanted) in [(64, 200), (65, 414)] {
         let mut client = gateway.client();
         for byte in line_of(size) {
@@ -154,7 +171,12 @@ fn interim_answers() {
         let gateway = Setup::in_front_of(origin.port()).limits(conf).start();
         for (count, status) in [(limit - 1, 200), (limit, 200), (limit + 1, 500)] {
             let answer = gateway.get(&format!("/w/{count}"));
-            assert_eq!(answer.status, status, "{count} of {limit}: {}", answer.summary());
+            assert_eq!(
+                answer.status,
+                status,
+                "{count} of {limit}: {}",
+                answer.summary()
+            );
         }
     }
 }
@@ -167,7 +189,8 @@ fn max_request_body_size() {
         .start();
     check(&gateway, &origin, 1000, &[413], |size| {
         let body = "b".repeat(size);
-        format!("POST /w/x HTTP/1.1\r\nHost: a\r\nContent-Length: {size}\r\n\r\n{body}").into_bytes()
+        format!("POST /w/x HTTP/1.1\r\nHost: a\r\nContent-Length: {size}\r\n\r\n{body}")
+            .into_bytes()
     });
     check(&gateway, &origin, 1000, &[413], |size| {
         let body = "b".repeat(size);
@@ -180,7 +203,10 @@ fn max_request_body_size() {
     let mut client = gateway.client();
     client.send(b"POST /w/x HTTP/1.1\r\nHost: a\r\nContent-Length: 1001\r\n\r\n");
     let answer = client.read("POST");
-    assert_eq!((answer.status, answer.text().as_str()), (413, "Request Entity Too Large\n"));
+    assert_eq!(
+        (answer.status, answer.text().as_str()),
+        (413, "Request Entity Too Large\n")
+    );
 }
 
 /// Requests sent ahead wait their turn; they neither overtake nor pile up in the gateway's memory.
@@ -232,7 +258,11 @@ fn a_flood_of_pipelined_heads_takes_no_memory() {
         taken += 1;
     }
     let grown = gateway.resident_kib().saturating_sub(before);
-    assert!(grown < 8 * 1024, "{grown} KiB more after {taken} floods of {} bytes", heads.len());
+    assert!(
+        grown < 8 * 1024,
+        "{grown} KiB more after {taken} floods of {} bytes",
+        heads.len()
+    );
     go.open();
 }
 
@@ -259,15 +289,22 @@ fn until_closed(client: &mut Client, mut act: impl FnMut(&mut Client)) -> (Durat
 #[track_caller]
 fn assert_deadline(took: Duration, seconds: u64) {
     let wanted = Duration::from_secs(seconds);
-    assert!(took >= wanted.mul_f64(0.9), "too early: after {took:?}, wanted {wanted:?}");
-    assert!(took <= wanted + SLACK, "too late: after {took:?}, wanted {wanted:?}");
+    assert!(
+        took >= wanted.mul_f64(0.9),
+        "too early: after {took:?}, wanted {wanted:?}"
+    );
+    assert!(
+        took <= wanted + SLACK,
+        "too late: after {took:?}, wanted {wanted:?}"
+    );
 }
 
 #[test]
 fn a_head_has_a_deadline_however_it_trickles() {
     let origin = origin();
-    let gateway =
-        Setup::in_front_of(origin.port()).limits(json!({"header_deadline_s": 2})).start();
+    let gateway = Setup::in_front_of(origin.port())
+        .limits(json!({"header_deadline_s": 2}))
+        .start();
     // Half a head and then nothing.
     let mut still = gateway.client();
     still.send(b"GET /w/x HTTP/1.1\r\nHo");
@@ -299,11 +336,21 @@ fn a_body_has_a_least_rate() {
     let mut slow = gateway.client();
     slow.send(b"POST /w/slow HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n");
     let (took, answer) = until_closed(&mut slow, |c| c.send(b"aaaaa"));
-    assert!(matches!(answer.status, 0 | 400 | 408), "{}", answer.summary());
+    assert!(
+        matches!(answer.status, 0 | 400 | 408),
+        "{}",
+        answer.summary()
+    );
     assert_deadline(took, 2);
-    assert!(origin.requests().is_empty(), "the origin took a cut body for a whole one");
+    assert!(
+        origin.requests().is_empty(),
+        "the origin took a cut body for a whole one"
+    );
     let closed = eventually("the upstream connection ends", || {
-        origin.connections().first().map_or(Some(None), |c| c.ended.map(Some))
+        origin
+            .connections()
+            .first()
+            .map_or(Some(None), |c| c.ended.map(Some))
     });
     assert_ne!(closed, Some(Ended::ByOrigin));
     // Ten times 100 bytes a second is enough, however long it takes.
@@ -311,7 +358,10 @@ fn a_body_has_a_least_rate() {
     steady.send(b"POST /w/steady HTTP/1.1\r\nHost: a\r\nContent-Length: 4000\r\n\r\n");
     for _ in 0..40 {
         steady.send(&[b'a'; 100]);
-        assert!(steady.stays_silent(Duration::from_millis(100)), "a steady body was cut");
+        assert!(
+            steady.stays_silent(Duration::from_millis(100)),
+            "a steady body was cut"
+        );
     }
     // The last send may have crossed the answer's way; either way it is whole.
     let answer = steady.read("POST");
@@ -328,14 +378,19 @@ fn an_idle_connection_is_closed_and_a_busy_one_is_not() {
         }
         Response::new(200, "fine").to_bytes()
     });
-    let gateway =
-        Setup::in_front_of(origin.port()).limits(json!({"keep_alive_idle_s": 2})).start();
+    let gateway = Setup::in_front_of(origin.port())
+        .limits(json!({"keep_alive_idle_s": 2}))
+        .start();
     let mut busy = gateway.client();
     busy.send(b"GET /w/long HTTP/1.1\r\nHost: a\r\n\r\n");
     let mut idle = gateway.client();
     assert_eq!(idle.get("/w/x").status, 200);
     let (took, rest) = until_closed(&mut idle, |_| {});
-    assert_eq!((rest.status, rest.end), (0, End::Cut), "an idle connection ends without a word");
+    assert_eq!(
+        (rest.status, rest.end),
+        (0, End::Cut),
+        "an idle connection ends without a word"
+    );
     // An idle connection may first be parked for a second; it is closed 2 s behind its request.
     assert_deadline(took, 2);
     let mut never = gateway.client();
@@ -367,7 +422,10 @@ fn running_out_of_descriptors_is_survived() {
     assert!(share < 0.5, "{share:.2} of a core while nothing happens");
     drop(crowd);
     eventually("new clients are served again", || {
-        gateway.try_get("/w/x").filter(|r| r.status == 200).map(|_| ())
+        gateway
+            .try_get("/w/x")
+            .filter(|r| r.status == 200)
+            .map(|_| ())
     });
     let lines = gateway.log().lines().count();
     assert!(lines < 300, "{lines} lines in the log");
@@ -376,6 +434,14 @@ fn running_out_of_descriptors_is_survived() {
 /// User and system time of a process, in hundredths of a second.
 fn cpu_ticks(pid: u32) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
-    fields[11..13].iter().map(|f| f.parse::<u64>().expect("a number")).sum()
+    let fields: Vec<&str> = stat
+        .rsplit(')')
+        .next()
+        .unwrap_or("")
+        .split_whitespace()
+        .collect();
+    fields[11..13]
+        .iter()
+        .map(|f| f.parse::<u64>().expect("a number"))
+        .sum()
 }

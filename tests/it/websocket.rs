@@ -56,7 +56,10 @@ fn bytes_pass_both_ways_behind_101() {
     let answer = client.read("GET");
     assert_eq!(answer.status, 101, "{}", answer.summary());
     assert_eq!(answer.field("upgrade"), Some("websocket"));
-    assert_eq!(answer.field("sec-websocket-accept"), Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
+    assert_eq!(
+        answer.field("sec-websocket-accept"),
+        Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=")
+    );
     for word in [&b"ping"[..], b"\x00\xff\r\n", b"0\r\n\r", b"GET "] {
         client.send(word);
         let mut wanted = b">".to_vec();
@@ -113,7 +116,9 @@ fn nothing_behind_the_request_goes_upstream_before_101() {
     let mut early = ask("Upgrade", "websocket");
     early.extend_from_slice(b"early");
     client.send(&early);
-    eventually("the origin has the request", || (!origin.requests().is_empty()).then_some(()));
+    eventually("the origin has the request", || {
+        (!origin.requests().is_empty()).then_some(())
+    });
     // A request on another connection has come and gone: what could have followed has followed.
     let seen = origin.connections()[0].bytes.clone();
     assert!(seen.ends_with(b"\r\n\r\n"), "{}", seen.escape_ascii());
@@ -145,7 +150,11 @@ fn what_follows_a_refused_upgrade_is_the_next_request_or_nothing() {
     );
     assert_eq!(origin.requests().len(), 1);
     let sent = origin.connections()[0].bytes.clone();
-    assert!(!sent.windows(7).any(|w| w == b"nowhere"), "{}", sent.escape_ascii());
+    assert!(
+        !sent.windows(7).any(|w| w == b"nowhere"),
+        "{}",
+        sent.escape_ascii()
+    );
 }
 
 #[test]
@@ -227,7 +236,10 @@ fn a_tunnel_outlives_idle_limits_and_carries_much() {
         .limits(json!({"keep_alive_idle_s": 1, "body_rate_grace_s": 1}))
         .start();
     let mut client = tunnel(&gateway);
-    assert!(client.stays_silent(std::time::Duration::from_millis(2500)), "the tunnel was cut");
+    assert!(
+        client.stays_silent(std::time::Duration::from_millis(2500)),
+        "the tunnel was cut"
+    );
     let before = gateway.resident_kib();
     client.send(b"go");
     let mut came = 0;

@@ -29,7 +29,6 @@ impl Client {
         Ok(Self {
             inbox: Inbox::new(stream),
         })
-<<<<<<< HEAD
     }
 
     /// How long a read waits; [`PATIENCE`] unless told.
@@ -38,8 +37,6 @@ impl Client {
             .stream
             .set_read_timeout(Some(span))
             .expect("a socket takes a timeout");
-=======
->>>>>>> main
     }
 
     /// Sends; a gateway that has already hung up is no failure, what it answered is what counts.

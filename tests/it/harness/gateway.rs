@@ -413,11 +413,7 @@ fn driver() -> String {
 
 /// `kill` is a shell builtin everywhere; a negative `to` is a process group.
 fn signal(name: &str, to: &str) {
-<<<<<<< HEAD
     let line = format!("kill -s {name} -- {to}");
-=======
-    let line = format!("kill -{name} -- {to}");
->>>>>>> main
     let _ = Command::new("sh")
         .args(["-c", &line])
         .stderr(Stdio::null())
