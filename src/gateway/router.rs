@@ -289,6 +289,12 @@ struct Prefix<'a> {
     target: u32,
 }
 
+impl<'a> Prefix<'a> {
+    fn below(&self, depth: usize) -> &'a [u8] {
+        self.text.get(depth..).unwrap_or_default()
+    }
+}
+
 /// The radix tries of all groups in one arena. Children of a node are neighbours, so that one search
 /// over their first bytes finds the next node: a step touches two cache lines.
 #[derive(Debug, Default)]
@@ -340,15 +346,13 @@ impl Trie {
         // A stack of our own: the depth of a trie is in the hands of whoever names listen paths.
         let mut open = vec![(root, prefixes.as_slice(), 0)];
         while let Some((node, prefixes, depth)) = open.pop() {
-            // All start with the same `depth` bytes, the first of them is the shortest that all the
-            // others may start with.
+            // All start with the same `depth` bytes; being sorted, what the first and the last share
+            // beyond that is shared by all.
             let (Some(first), Some(last)) = (prefixes.first(), prefixes.last()) else {
                 continue;
             };
-            let label = shared(&first.text[depth..], &last.text[depth..]);
+            let label = shared(first.below(depth), last.below(depth));
             let depth = depth + label.len();
-            let ends_here = first.text.len() == depth;
-            let below = &prefixes[usize::from(ends_here)..];
             let mut filled = Node {
                 first_child: offset(self.nodes.len()),
                 label_len: offset(label.len()),
@@ -358,19 +362,28 @@ impl Trie {
                 inline.copy_from_slice(label);
             } else {
                 let place = offset(self.long_labels.len()).to_ne_bytes();
-                filled.label[..4].copy_from_slice(&place);
+                filled
+                    .label
+                    .iter_mut()
+                    .zip(place)
+                    .for_each(|(to, byte)| *to = byte);
                 self.long_labels.extend_from_slice(label);
             }
-            if ends_here {
-                filled.rank = first.rank;
-                filled.target = first.target;
+            for same in prefixes.chunk_by(|a, b| a.text.get(depth) == b.text.get(depth)) {
+                let Some(one) = same.first() else {
+                    continue;
+                };
+                if let Some(&head) = one.text.get(depth) {
+                    open.push((self.push(head), same, depth + 1));
+                    filled.child_count += 1;
+                } else {
+                    filled.rank = one.rank;
+                    filled.target = one.target;
+                }
             }
-            for child in below.chunk_by(|a, b| a.text[depth] == b.text[depth]) {
-                let id = self.push(child[0].text[depth]);
-                filled.child_count += 1;
-                open.push((id, child, depth + 1));
+            if let Some(node) = self.nodes.get_mut(node as usize) {
+                *node = filled;
             }
-            self.nodes[node as usize] = filled;
         }
         root
     }
@@ -436,7 +449,7 @@ impl Trie {
 /// What `a` and `b` start with.
 fn shared<'a>(a: &'a [u8], b: &[u8]) -> &'a [u8] {
     let len = a.iter().zip(b).take_while(|(a, b)| a == b).count();
-    &a[..len]
+    a.get(..len).unwrap_or_default()
 }
 
 /// An index of the arena. Listen paths come from files that were held in memory, many times smaller

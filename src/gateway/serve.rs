@@ -91,12 +91,12 @@ pub async fn exchange(worker: &Worker, port: PortKey, client: &Client, cx: &mut 
         Some(reply) => Err(reply),
         None => route(&snapshot, port, local, cx),
     };
-    let found = match answer {
+    let mount = match answer {
         Ok(found) => found,
         Err(reply) => return respond(local, client, cx, reply).await,
     };
-    match chain(local, client, found.mount, cx).await {
-        Ok(Verdict::Next) => proxy(worker, &snapshot, client, &found, cx).await,
+    match chain(local, client, mount, cx).await {
+        Ok(Verdict::Next) => proxy(worker, &snapshot, client, mount, cx).await,
         Ok(Verdict::Respond(reply)) => respond(local, client, cx, reply).await,
         Ok(Verdict::Reject(reject)) => {
             local.metrics.refusals.count();
@@ -149,18 +149,12 @@ fn plain(status: u16, text: &str) -> Reply {
     reply
 }
 
-/// A route that was taken.
-struct Found<'a> {
-    mount: &'a Mount,
-    kind: RouteKind,
-}
-
 fn route<'a>(
     snapshot: &'a Snapshot,
     port: PortKey,
     local: &Local,
     cx: &mut Ctx,
-) -> Result<Found<'a>, Reply> {
+) -> Result<&'a Mount, Reply> {
     let Some(port) = snapshot.port(port) else {
         return Err(plain(404, "404 page not found\n"));
     };
@@ -196,10 +190,7 @@ fn route<'a>(
     if strict && !mount.listen_path.matches_strictly(cx.path()) {
         return Err(Reply::new(404, "text/plain; charset=utf-8", "Not Found"));
     }
-    Ok(Found {
-        mount,
-        kind: found.kind,
-    })
+    Ok(mount)
 }
 
 /// gorilla/mux sends clients to the clean form of their path.
@@ -316,11 +307,11 @@ async fn proxy(
     worker: &Worker,
     snapshot: &Snapshot,
     client: &Client,
-    found: &Found<'_>,
+    mount: &Mount,
     cx: &mut Ctx,
 ) -> Served {
-    let (local, api) = (&*worker.local, &*found.mount.api);
-    let listen_path = &found.mount.listen_path;
+    let (local, api) = (&*worker.local, &*mount.api);
+    let listen_path = &mount.listen_path;
     let Destination::Upstream(upstream) = &api.upstream else {
         let reply = rejection(snapshot, local, cx, Reject::UpstreamFailed);
         return respond(local, client, cx, reply).await;
@@ -329,8 +320,8 @@ async fn proxy(
     // The path moves out of the request's buffer only where it is changed.
     let mut path = {
         let raw = cx.head.path_bytes(&cx.inb);
-        // Under `/<api_id>/` nothing is stripped, as in Tyk.
-        let stripped = if api.strip && found.kind == RouteKind::ListenPath {
+        // A request under `/<api_id>/` keeps its path: the listen path is no prefix of it.
+        let stripped = if api.strip {
             match (&cx.decoded_path, listen_path.matches(raw)) {
                 (Some(decoded), false) => {
                     Cow::Owned(uri::escape_path(&listen_path.strip(decoded)).into_owned())

@@ -664,4 +664,115 @@ mod tests {
         let error = ListenerSet::adopt(&[handed]).err().expect("refused");
         assert!(error.contains("not a listening socket"), "{error}");
     }
+
+    /// Not a test of its own: the process whose descriptors run out, with the listening socket as
+    /// its standard input.
+    #[test]
+    fn process_with_few_descriptors() {
+        let Ok(driver) = std::env::var("PENSTOCK_TEST_DRIVER") else {
+            return;
+        };
+        let socket = || {
+            let fd = sys::duplicate(0).expect("standard input");
+            TcpListener::from(sys::adopt_listener(fd).expect("it listens"))
+        };
+        let serve = || async {
+            let acceptor = Rc::new(Acceptor::new(socket()).expect("an acceptor"));
+            sys::set_open_files_max(Some(40)).expect("a limit");
+            let loops: Vec<_> = (0..Acceptor::in_flight_max())
+                .map(|_| {
+                    let acceptor = acceptor.clone();
+                    monoio::spawn(async move {
+                        while let Ok(Some((tcp, _))) = acceptor.accept(pause).await {
+                            monoio::spawn(async move {
+                                let (_, buf) = tcp.read(Vec::with_capacity(1)).await;
+                                let _ = tcp.write_all(buf, 0).await;
+                                let _ = tcp.read(Vec::with_capacity(1)).await;
+                            });
+                        }
+                    })
+                })
+                .collect();
+            for task in loops {
+                task.await;
+            }
+        };
+        match driver.as_str() {
+            "legacy" => monoio::RuntimeBuilder::<monoio::LegacyDriver>::new()
+                .enable_timer()
+                .build()
+                .expect("a runtime")
+                .block_on(serve()),
+            _ => monoio::RuntimeBuilder::<monoio::FusionDriver>::new()
+                .enable_timer()
+                .build()
+                .expect("a runtime")
+                .block_on(serve()),
+        }
+    }
+
+    /// Hundredths of a second that a process has computed (proc(5), utime and stime).
+    fn cpu_ticks(pid: u32) -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it lives");
+        let fields: Vec<&str> = stat
+            .rsplit(')')
+            .next()
+            .expect("fields")
+            .split(' ')
+            .collect();
+        fields[12].parse::<u64>().expect("a number") + fields[13].parse::<u64>().expect("a number")
+    }
+
+    #[test]
+    fn without_descriptors_accepting_rests_and_goes_on_when_some_are_free() {
+        for driver in ["fusion", "legacy"] {
+            let (set, addr) = opened(1);
+            let socket = set
+                .for_shards("traffic", 1)
+                .expect("a copy")
+                .remove(0)
+                .remove(0);
+            let mut server = std::process::Command::new(std::env::current_exe().expect("this"))
+                .args([
+                    "net::listener::tests::process_with_few_descriptors",
+                    "--exact",
+                ])
+                .env("PENSTOCK_TEST_DRIVER", driver)
+                .stdin(OwnedFd::from(socket))
+                .stdout(std::process::Stdio::null())
+                .spawn()
+                .expect("starts");
+            let mut waiting: Vec<std::net::TcpStream> = (0..45)
+                .map(|_| {
+                    let mut client = std::net::TcpStream::connect(addr).expect("connects");
+                    client.write_all(b"?").expect("writes");
+                    client
+                })
+                .collect();
+            let is_served = |client: &mut std::net::TcpStream, within_ms: u64| {
+                let within = Some(Duration::from_millis(within_ms));
+                client.set_read_timeout(within).expect("a timeout");
+                client.read_exact(&mut [0]).is_ok()
+            };
+            assert!(
+                is_served(&mut waiting[0], 10_000),
+                "{driver}: nobody is served"
+            );
+            let mut held: Vec<_> = waiting.extract_if(1.., |c| is_served(c, 5)).collect();
+            assert!(held.len() < 40, "{driver}: the limit is not reached");
+            let before = cpu_ticks(server.id());
+            held.extend(waiting.extract_if(1.., |c| is_served(c, 25)));
+            let spent = cpu_ticks(server.id()) - before;
+            assert!(
+                spent < 20,
+                "{driver}: {spent} ticks in about a second of rest"
+            );
+            drop(held);
+            for client in waiting.iter_mut().skip(1) {
+                assert!(is_served(client, 10_000), "{driver}: a client is forgotten");
+            }
+            server.kill().expect("ours");
+            server.wait().expect("ours");
+        }
+    }
 }

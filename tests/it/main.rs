@@ -10,6 +10,7 @@
 mod cli;
 mod features;
 mod features_apidef;
+mod fuzz_corpus;
 mod harness;
 mod limits;
 mod tidy;

@@ -67,7 +67,7 @@ impl Decoder {
     ///
     /// # Errors
     /// One line: too long, not JSON, unknown, or of another version.
-    pub fn next(&mut self) -> Result<Option<Message>, String> {
+    pub fn take_message(&mut self) -> Result<Option<Message>, String> {
         let Some((prefix, rest)) = self.0.split_first_chunk::<4>() else {
             return Ok(None);
         };
@@ -123,7 +123,7 @@ impl Channel {
     /// One line: the other process closed its end, or sent what is no message.
     pub async fn receive(&mut self) -> Result<Message, String> {
         loop {
-            if let Some(message) = self.decoder.next()? {
+            if let Some(message) = self.decoder.take_message()? {
                 return Ok(message);
             }
             match self.stream.read_buf(self.decoder.buf()).await {
@@ -189,7 +189,7 @@ mod tests {
             let mut got = Vec::new();
             for part in bytes.chunks(piece) {
                 decoder.buf().extend_from_slice(part);
-                while let Some(message) = decoder.next().expect("a message") {
+                while let Some(message) = decoder.take_message().expect("a message") {
                     got.push(message);
                 }
             }
@@ -203,7 +203,7 @@ mod tests {
         let length = u32::try_from(body.len()).expect("small");
         decoder.buf().extend(length.to_le_bytes());
         decoder.buf().extend(body);
-        let error = decoder.next().expect_err("refused");
+        let error = decoder.take_message().expect_err("refused");
         assert!(error.contains(expected), "{error}");
     }
 
@@ -222,7 +222,7 @@ mod tests {
         for (length, refused) in [(limit, false), (limit + 1, true)] {
             let mut decoder = Decoder::default();
             decoder.buf().extend(length.to_le_bytes());
-            assert_eq!(decoder.next().is_err(), refused);
+            assert_eq!(decoder.take_message().is_err(), refused);
         }
         let empty = encode(&Message::Failed {
             reason: String::new(),

@@ -82,3 +82,6 @@ pub enum Level {
     Warn,
     Error,
 }
+
+#[cfg(test)]
+mod tests;

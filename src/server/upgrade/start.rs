@@ -249,7 +249,7 @@ mod tests {
             assert!(error.contains(expected), "{error}");
             let mut decoder = channel::Decoder::default();
             near.read_to_end(decoder.buf()).expect("read");
-            match decoder.next().expect("a message").expect("whole") {
+            match decoder.take_message().expect("a message").expect("whole") {
                 Message::Failed { reason } => assert!(reason.contains(expected), "{reason}"),
                 other => panic!("{other:?}"),
             }

@@ -1,0 +1,5 @@
+//! Chunked bodies: the decoder against the slow one.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| penstock_fuzz::h1_chunked::check(data));

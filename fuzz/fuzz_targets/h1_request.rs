@@ -1,0 +1,5 @@
+//! Request heads: the parser against the slow one.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| penstock_fuzz::h1_request::check(data));
