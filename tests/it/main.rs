@@ -12,4 +12,7 @@ mod features;
 mod features_apidef;
 mod fuzz_corpus;
 mod harness;
+mod limits;
 mod tidy;
+mod websocket;
+mod wire_attacks;

@@ -31,6 +31,14 @@ impl Client {
         })
     }
 
+    /// How long a read waits; [`PATIENCE`] unless told.
+    pub fn patience(&mut self, span: Duration) {
+        self.inbox
+            .stream
+            .set_read_timeout(Some(span))
+            .expect("a socket takes a timeout");
+    }
+
     /// Sends; a gateway that has already hung up is no failure, what it answered is what counts.
     pub fn send(&mut self, bytes: &[u8]) {
         let _ = self.inbox.stream.write_all(bytes);

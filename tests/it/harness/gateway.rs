@@ -149,7 +149,7 @@ impl Setup {
             },
             "penstock": {
                 "shards": 2,
-                "store_path": dir.path().join("store.redb"),
+                "store_path": dir.path().join("store"),
                 "io_driver": driver(),
             },
         });
@@ -283,7 +283,7 @@ impl Gateway {
         self.write("tyk.conf", &pretty(&conf));
     }
 
-    /// Sum over all labels of the metrics whose name ends in `name`; `None` when there is none.
+    /// Sum over all labels of this metric; `None` when there is none.
     pub fn metric(&self, name: &str) -> Option<f64> {
         let answer = self.get("/metrics");
         assert_eq!(answer.status, 200, "/metrics: {}", answer.summary());
@@ -293,7 +293,7 @@ impl Gateway {
                 continue;
             };
             let metric = series.split('{').next().unwrap_or(series);
-            if metric.ends_with(name) {
+            if metric == name {
                 *sum.get_or_insert(0.0) += value.parse::<f64>().expect("a number");
             }
         }
@@ -399,8 +399,12 @@ pub fn free_port() -> u16 {
     listener.local_addr().expect("it is bound").port()
 }
 
+/// `PENSTOCK_BINARY` names another build of the gateway to put the same questions to.
 pub fn built_binary() -> PathBuf {
-    PathBuf::from(env!("CARGO_BIN_EXE_penstock"))
+    let built = || env!("CARGO_BIN_EXE_penstock").into();
+    std::env::var_os("PENSTOCK_BINARY")
+        .unwrap_or_else(built)
+        .into()
 }
 
 fn driver() -> String {
@@ -409,7 +413,7 @@ fn driver() -> String {
 
 /// `kill` is a shell builtin everywhere; a negative `to` is a process group.
 fn signal(name: &str, to: &str) {
-    let line = format!("kill -{name} -- {to}");
+    let line = format!("kill -s {name} -- {to}");
     let _ = Command::new("sh")
         .args(["-c", &line])
         .stderr(Stdio::null())
