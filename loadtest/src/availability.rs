@@ -112,10 +112,13 @@ pub fn run(plan: &Plan, bench: &Bench) -> io::Result<bool> {
     sys::adopt_orphans();
     let mut site = Site::new(plan, bench)?;
     let mut checks = Checks::default();
-    match plan.case {
-        Case::R2 => many_reloads(plan, &site, &mut checks)?,
-        Case::R9 => starve(plan, &site, &mut checks)?,
-        _ => under_traffic(plan, &mut site, &mut checks)?,
+    let outcome = match plan.case {
+        Case::R2 => many_reloads(plan, &site, &mut checks),
+        Case::R9 => starve(plan, &site, &mut checks),
+        _ => under_traffic(plan, &mut site, &mut checks),
+    };
+    if let Err(e) = outcome {
+        checks.check(false, format!("the case could not be finished: {e}"));
     }
     Ok(checks.print(plan))
 }
