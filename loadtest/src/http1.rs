@@ -66,10 +66,10 @@ impl ResponseHead {
         let mut framing = Framing::UntilClose;
         for (name, value) in fields(head) {
             match name.len() {
-                14 if name.eq_ignore_ascii_case(b"content-length") => {
-                    if framing != Framing::Chunked {
-                        framing = Framing::Length(decimal(value)?);
-                    }
+                14 if name.eq_ignore_ascii_case(b"content-length")
+                    && framing != Framing::Chunked =>
+                {
+                    framing = Framing::Length(decimal(value)?);
                 }
                 17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
                     framing = Framing::Chunked;
@@ -140,18 +140,18 @@ impl RequestHead {
         };
         for (name, value) in fields(head) {
             match name.len() {
-                14 if name.eq_ignore_ascii_case(b"content-length") => {
-                    if parsed.framing == Framing::Empty {
-                        parsed.framing = Framing::Length(decimal(value)?);
-                    }
+                14 if name.eq_ignore_ascii_case(b"content-length")
+                    && parsed.framing == Framing::Empty =>
+                {
+                    parsed.framing = Framing::Length(decimal(value)?);
                 }
                 17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
                     parsed.framing = Framing::Chunked;
                 }
-                10 if name.eq_ignore_ascii_case(b"connection") => {
-                    if value.eq_ignore_ascii_case(b"close") {
-                        parsed.keep_alive = false;
-                    }
+                10 if name.eq_ignore_ascii_case(b"connection")
+                    && value.eq_ignore_ascii_case(b"close") =>
+                {
+                    parsed.keep_alive = false;
                 }
                 12 if name.eq_ignore_ascii_case(b"x-request-id") => {
                     parsed.request_id = Some(place(value));

@@ -1,6 +1,7 @@
 //! Load and availability tests of a gateway beside nginx, HAProxy and Tyk; see README.md in this folder.
 #![deny(unsafe_code)]
 
+mod availability;
 mod client;
 mod drive;
 mod histogram;
@@ -17,6 +18,7 @@ mod scenario;
 mod stats;
 #[allow(unsafe_code)]
 mod sys;
+mod traffic;
 mod ws;
 
 use std::{
@@ -55,6 +57,12 @@ enum Command {
         /// Close keep-alive connections this long after their last answer.
         #[arg(long)]
         close_after_idle_ms: Option<u64>,
+        /// Such a close takes this long to reach the peer; requests that come meanwhile are cut off.
+        #[arg(long, default_value_t = 0)]
+        close_latency_ms: u64,
+        /// Hold answers to /id and uploads this long.
+        #[arg(long)]
+        answer_after_ms: Option<u64>,
     },
     /// Saturate a target (closed loop).
     Drive {
@@ -101,6 +109,13 @@ enum Command {
         /// Measure although other work disturbs.
         #[arg(long)]
         force: bool,
+    },
+    /// Keep traffic up while something is done to the gateway; 0 failures is the goal.
+    Availability {
+        #[command(flatten)]
+        plan: availability::Plan,
+        #[command(flatten)]
+        bench: BenchArgs,
     },
     /// Two seconds of S1: does it answer at all?
     Smoke {
@@ -194,11 +209,15 @@ fn execute(command: Command) -> io::Result<bool> {
             core,
             log_ids,
             close_after_idle_ms,
+            close_latency_ms,
+            answer_after_ms,
         } => {
             let options = origin::Options {
                 core,
                 log_ids,
                 close_after_idle: close_after_idle_ms.map(Duration::from_millis),
+                close_latency: Duration::from_millis(close_latency_ms),
+                answer_after: answer_after_ms.map(Duration::from_millis),
             };
             let origin = Origin::bind(listen, options)?;
             println!("{}", origin.address()?);
@@ -257,6 +276,13 @@ fn execute(command: Command) -> io::Result<bool> {
                 scenarios.iter().map(|s| Scenario::load(s)).collect();
             let outcomes = run::run(scenarios?, &settings)?;
             Ok(outcomes.faults == 0 && !(strict && outcomes.missed > 0))
+        }
+        Command::Availability { plan, bench } => {
+            let mut bench = bench.bench(descriptors)?;
+            // Nothing is measured in nanoseconds here: all cores may work.
+            bench.proxy_core = None;
+            bench.load_core = None;
+            availability::run(&plan, &bench)
         }
         Command::Smoke { bench } => {
             let scratch = peer::Folder::new("smoke", false)?;

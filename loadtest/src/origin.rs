@@ -10,7 +10,10 @@
 //! | `/id` | 200, the request's `X-Request-Id`: shows an answer that went to the wrong client |
 //! | `/ws` | WebSocket echo |
 //! | `/sse`, `/sse/MS` | numbered events, one each MS (default 100) milliseconds, chunked, without end |
-//! | `/stats` | 200, JSON: connections accepted, requests seen |
+//! | `/stats` | 200, JSON: connections accepted, requests seen, connections cut with a request on them |
+//!
+//! A keep-alive origin that closes idle connections can pretend that its FIN takes a while to arrive: requests
+//! that come meanwhile are cut off with a reset and not served, as happens on a real network.
 //!
 //! With an id log, each request's `X-Request-Id` is written as `<id> <method>` when its head has arrived:
 //! what stands there twice was sent to the origin twice.
@@ -44,6 +47,10 @@ pub struct Options {
     pub log_ids: Option<PathBuf>,
     /// Closes keep-alive connections this long after their last answer.
     pub close_after_idle: Option<Duration>,
+    /// How long such a close takes to reach the peer.
+    pub close_latency: Duration,
+    /// Answers to `/id` and uploads wait this long, so that exchanges overlap.
+    pub answer_after: Option<Duration>,
 }
 
 /// A bound origin, to be driven by [`Origin::run`].
@@ -58,12 +65,15 @@ pub struct Origin {
     /// Idle closes in the order they fall due (the span is constant).
     idle: VecDeque<(u64, usize, u64, u64)>,
     close_after_idle: Option<Duration>,
+    close_latency: Duration,
+    answer_after: Option<Duration>,
     core: Option<usize>,
     ids: Option<BufWriter<File>>,
     body: OwnedFd,
     buf: Vec<u8>,
     accepted: u64,
     requests: u64,
+    cut: u64,
 }
 
 struct Conn {
@@ -72,6 +82,8 @@ struct Conn {
     /// Received and not yet understood: the begin of a head or of a frame.
     pending_in: Vec<u8>,
     pending_out: Vec<u8>,
+    /// An answer that waits for its timer.
+    held: Vec<u8>,
     /// Bytes of `/bytes/N` still to be sent behind `pending_out`.
     file_left: u64,
     watched: Interest,
@@ -79,6 +91,8 @@ struct Conn {
     /// Number of answers so far: tells an idle close whether it is still wanted.
     served: u64,
     close_after_answer: bool,
+    /// Closed as far as we are concerned; the peer does not know yet.
+    is_closing: bool,
 }
 
 enum Phase {
@@ -114,7 +128,6 @@ const BODY_FILE_BYTES: usize = 4 << 20;
 const SMALL: &[u8] =
     b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 64\r\n\r\n\
     {\"message\":\"hello from the origin\",\"padding\":\"0123456789abcde\"}\n";
-const ACCEPTED_UPLOAD: &[u8] = SMALL;
 
 impl Origin {
     pub fn bind(address: SocketAddr, options: Options) -> io::Result<Self> {
@@ -134,12 +147,15 @@ impl Origin {
             timers: BinaryHeap::new(),
             idle: VecDeque::new(),
             close_after_idle: options.close_after_idle,
+            close_latency: options.close_latency,
+            answer_after: options.answer_after,
             core: options.core,
             ids,
             body: sys::body_file(BODY_FILE_BYTES)?,
             buf: vec![0; 1 << 16],
             accepted: 0,
             requests: 0,
+            cut: 0,
         })
     }
 
@@ -204,11 +220,13 @@ impl Origin {
                 generation: self.generation,
                 pending_in: Vec::new(),
                 pending_out: Vec::new(),
+                held: Vec::new(),
                 file_left: 0,
                 watched: Interest::Read,
                 phase: Phase::Head,
                 served: 0,
                 close_after_answer: false,
+                is_closing: false,
             });
         }
     }
@@ -226,6 +244,11 @@ impl Origin {
 
     /// Does all that is possible without waiting.
     fn advance(&mut self, conn: &mut Conn, slot: usize, readable: bool) -> Result<(), Gone> {
+        if conn.is_closing {
+            // Closing with unread bytes resets the connection.
+            self.cut += 1;
+            return Err(Gone);
+        }
         if conn.watched == Interest::ReadWrite {
             self.flush(conn, slot)?;
             if conn.watched == Interest::Read && !conn.pending_in.is_empty() {
@@ -365,8 +388,8 @@ impl Origin {
                 self.answered(conn, slot)
             }
             ("stall", Some(ms)) => {
-                conn.phase = Phase::Stalled;
-                self.set_timer(conn, slot, Duration::from_millis(ms));
+                conn.held.extend_from_slice(SMALL);
+                self.hold(conn, slot, Duration::from_millis(ms));
                 Ok(())
             }
             ("freeze", Some(ms)) => {
@@ -377,12 +400,12 @@ impl Origin {
             ("id", _) => {
                 let id = head.request_id.clone().map_or(&[][..], |id| &bytes[id]);
                 write!(
-                    conn.pending_out,
+                    conn.held,
                     "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n",
                     id.len()
                 )?;
-                conn.pending_out.extend_from_slice(id);
-                self.answered(conn, slot)
+                conn.held.extend_from_slice(id);
+                self.answer_held(conn, slot)
             }
             ("ws", _) => {
                 let key = head.websocket_key.clone().ok_or(Gone)?;
@@ -406,8 +429,8 @@ impl Origin {
             }
             ("stats", _) => {
                 let text = format!(
-                    "{{\"accepted\":{},\"requests\":{}}}\n",
-                    self.accepted, self.requests
+                    "{{\"accepted\":{},\"requests\":{},\"cut\":{}}}\n",
+                    self.accepted, self.requests, self.cut
                 );
                 write!(
                     conn.pending_out,
@@ -433,9 +456,28 @@ impl Origin {
     }
 
     fn finish_upload(&mut self, conn: &mut Conn, slot: usize) -> Result<(), Gone> {
-        conn.pending_out.extend_from_slice(ACCEPTED_UPLOAD);
+        conn.held.extend_from_slice(SMALL);
         conn.phase = Phase::Head;
-        self.answered(conn, slot)
+        self.answer_held(conn, slot)
+    }
+
+    /// Answers with what is held, at once or after the span the options ask for.
+    fn answer_held(&mut self, conn: &mut Conn, slot: usize) -> Result<(), Gone> {
+        match self.answer_after {
+            Some(span) => {
+                self.hold(conn, slot, span);
+                Ok(())
+            }
+            None => {
+                conn.pending_out.append(&mut conn.held);
+                self.answered(conn, slot)
+            }
+        }
+    }
+
+    fn hold(&mut self, conn: &mut Conn, slot: usize, span: Duration) {
+        conn.phase = Phase::Stalled;
+        self.set_timer(conn, slot, span);
     }
 
     /// One event of an endless stream, and the timer for the next.
@@ -509,12 +551,13 @@ impl Origin {
             };
             let outcome = match conn.phase {
                 Phase::Stalled => {
-                    conn.pending_out.extend_from_slice(SMALL);
+                    conn.pending_out.append(&mut conn.held);
                     conn.phase = Phase::Head;
                     self.answered(&mut conn, slot)
                         .and_then(|()| self.understand(&mut conn, slot, &[]))
                 }
                 Phase::Events { .. } => self.event(&mut conn, slot),
+                Phase::Head if conn.is_closing => Err(Gone),
                 _ => Ok(()),
             };
             match outcome {
@@ -527,16 +570,20 @@ impl Origin {
                 break;
             }
             self.idle.pop_front();
-            let Some(conn) = self.take(slot, generation) else {
+            let Some(mut conn) = self.take(slot, generation) else {
                 continue;
             };
             let is_idle = conn.served == served
                 && conn.pending_out.is_empty()
                 && conn.file_left == 0
                 && matches!(conn.phase, Phase::Head);
-            if is_idle {
+            if is_idle && self.close_latency.is_zero() {
                 self.free.push(slot);
             } else {
+                if is_idle {
+                    conn.is_closing = true;
+                    self.set_timer(&conn, slot, self.close_latency);
+                }
                 self.conns[slot] = Some(conn);
             }
         }

@@ -207,6 +207,39 @@ impl Prepared {
         self.write(&format!("apps/{id}.json"), serde_json::to_string(&api)?)
     }
 
+    /// Removes the nth API definition.
+    pub fn remove_api(&self, nth: usize) -> io::Result<()> {
+        fs::remove_file(
+            self.folder
+                .path()
+                .join(format!("apps/{}.json", api_id(nth))),
+        )
+    }
+
+    /// Listen path of the nth generated API.
+    pub fn listen_path(&self, nth: usize) -> String {
+        listen_path(self.candidate.apis, nth)
+    }
+
+    /// The process the peer's pid file names, when it is alive and ours by its command line.
+    pub fn pid_in_file(&self) -> Option<i32> {
+        let name = match self.kind {
+            Kind::Penstock => "penstock.pid",
+            Kind::Tyk => "tyk.pid",
+            Kind::Nginx => "nginx.pid",
+            Kind::Haproxy | Kind::Direct => return None,
+        };
+        let text = fs::read_to_string(self.folder.path().join(name)).ok()?;
+        let pid = text.trim().parse().ok()?;
+        self.owns(pid).then_some(pid)
+    }
+
+    /// Whether a process is alive and was started with this peer's files.
+    pub fn owns(&self, pid: i32) -> bool {
+        let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        process::is_alive(pid) && line.contains(&self.folder.path().display().to_string())
+    }
+
     /// Lets nginx and HAProxy check their own file; gateways say nothing before they start.
     pub fn check_files(&self) -> io::Result<()> {
         let dir = self.folder.path().display().to_string();

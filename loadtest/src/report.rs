@@ -54,8 +54,8 @@ pub const FIGURES: &[Figure] = &[
     figure("peak_mb", "MB", 2),
     figure("grown_mb", "MB", 2),
     figure("responses", "", 0),
-    figure("non_2xx", "", 0),
-    figure("failures", "", 0),
+    figure("non_2xx", "", 1),
+    figure("failures", "", 1),
     figure("seconds", "s", 3),
     figure("generator_cpu_s", "CPU s", 3),
     figure("origin_cpu_s", "CPU s", 3),
@@ -386,7 +386,9 @@ fn now() -> (String, String) {
 
 /// Year, month and day of a day counted from 1970-01-01.
 fn civil(days: u64) -> (u64, u64, u64) {
-    let is_leap = |year: u64| year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let is_leap = |year: u64| {
+        year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
+    };
     let (mut year, mut left) = (1970, days);
     loop {
         let length = if is_leap(year) { 366 } else { 365 };

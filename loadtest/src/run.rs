@@ -379,7 +379,12 @@ impl Lab<'_> {
         let tally = tally?;
         let took = took.map_err(|_| io::Error::other("the reloading thread failed"))??;
         let mut values = meter.values(tally.seconds, tally.generator_cpu_ns);
-        meter.per_response(&mut values, tally.latency.count());
+        if prepared.kind == Kind::Nginx {
+            // A reload replaces the worker, whose CPU time goes with it.
+            values.retain(|name, _| !matches!(*name, "utilisation" | "other_cores"));
+        } else {
+            meter.per_response(&mut values, tally.latency.count());
+        }
         let p999 = |tally: &open::Tally| tally.latency.quantile(0.999) as f64 / 1e3;
         values.insert("reload_s", took.as_secs_f64());
         values.insert("p50_us", tally.latency.quantile(0.5) as f64 / 1e3);

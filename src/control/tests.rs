@@ -698,6 +698,21 @@ fn versions_are_children_of_their_base() {
             .admin_text("POST", target, &definition("two", "two"))
             .await;
         assert_eq!(added, modified("two", "added"));
+        let target = "/tyk/apis?base_api_id=api1&new_version_name=v3";
+        let before_reload = bench
+            .admin("POST", target, &definition("three", "three"))
+            .await;
+        assert_eq!(before_reload.status, 200);
+        assert_eq!(
+            bench.admin("DELETE", "/tyk/apis/three", "").await.status,
+            404
+        );
+        assert_eq!(reload().await, 200);
+        assert_eq!(bench.gateway.definitions()[0].definition.versions.len(), 2);
+        assert_eq!(
+            bench.admin("DELETE", "/tyk/apis/three", "").await.status,
+            200
+        );
         assert_eq!(reload().await, 200);
         let base = bench.gateway.definitions();
         let base = base.iter().find(|api| api.api_id == "api1").unwrap();

@@ -27,7 +27,7 @@ use crate::{
 /// What all definitions are compiled with.
 pub struct Compiler {
     pub config: Arc<Config>,
-    pub names: Arc<Names>,
+    pub names: Names,
     pub proxies: ProxyEnv,
     /// Value of an environment variable, for references.
     pub env: Box<dyn Fn(&str) -> Option<String> + Send + Sync>,
@@ -41,7 +41,7 @@ impl Compiler {
     #[must_use]
     pub fn new(
         config: Arc<Config>,
-        names: Arc<Names>,
+        names: Names,
         proxies: ProxyEnv,
         env: Box<dyn Fn(&str) -> Option<String> + Send + Sync>,
     ) -> Self {

@@ -404,7 +404,7 @@ fn parts(text: &str) -> Result<Vec<Part<'_>>, String> {
                 depth += 1;
                 if depth == 1 {
                     if at > from {
-                        parts.push(Part::Literal(&text[from..at]));
+                        parts.push(Part::Literal(text.get(from..at).unwrap_or_default()));
                     }
                     from = at + 1;
                 }
@@ -412,7 +412,7 @@ fn parts(text: &str) -> Result<Vec<Part<'_>>, String> {
             b'}' => {
                 depth = depth.checked_sub(1).ok_or_else(unbalanced)?;
                 if depth == 0 {
-                    let body = &text[from..at];
+                    let body = text.get(from..at).unwrap_or_default();
                     parts.push(match body.split_once(':') {
                         None => Part::Variable {
                             name: body,
@@ -433,7 +433,7 @@ fn parts(text: &str) -> Result<Vec<Part<'_>>, String> {
         return Err(unbalanced());
     }
     if from < text.len() {
-        parts.push(Part::Literal(&text[from..]));
+        parts.push(Part::Literal(text.get(from..).unwrap_or_default()));
     }
     Ok(parts)
 }

@@ -3,7 +3,6 @@
 pub mod chain;
 pub mod compile;
 pub mod error_response;
-pub mod reload;
 pub mod listen_path;
 pub mod live;
 pub mod loader;

@@ -8,7 +8,14 @@
 //! `// Tyk differs:` a caller that waits (`block=true`) is served at once instead of at the next
 //! tick: same outcome, up to a second sooner.
 
-use std::{path::PathBuf, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::PathBuf,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
 
 use serde::Serialize;
 use tokio::{
@@ -125,7 +132,7 @@ impl Ringer {
             while let Ok(ring) = self.rings.try_recv() {
                 keep(ring, &mut waiting);
             }
-            let report = Arc::new(reload().await);
+            let report = Arc::new(guarded(reload()).await);
             match report.status {
                 Status::Failed => registry.reload_failed(),
                 Status::Ok | Status::Partial => registry.reload_succeeded(report.refused.len()),
@@ -163,6 +170,19 @@ impl Ringer {
             }
         }
     }
+}
+
+/// A reload that panics is one that failed; the next one can succeed.
+async fn guarded(reload: impl Future<Output = ReloadReport>) -> ReloadReport {
+    let mut reload = pin!(reload);
+    std::future::poll_fn(|cx| {
+        let poll = || reload.as_mut().poll(cx);
+        catch_unwind(AssertUnwindSafe(poll)).unwrap_or_else(|_| {
+            let defect = LoadError::whole("gateway", "a defect in the gateway; its log says where");
+            Poll::Ready(ReloadReport::failed(vec![defect.into()]))
+        })
+    })
+    .await
 }
 
 fn keep(ring: Ring, waiting: &mut Vec<oneshot::Sender<Arc<ReloadReport>>>) {
@@ -426,6 +446,39 @@ mod tests {
             },
             &Arc::new(Registry::new(1)),
         );
+    }
+
+    #[test]
+    fn a_reload_that_panics_is_told_and_the_next_one_runs() {
+        let registry = Arc::new(Registry::new(1));
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let (bell, ringer) = Bell::new();
+            let count = Cell::new(0);
+            let ringing = ringer.run(Duration::from_secs(1), &registry, || {
+                count.set(count.get() + 1);
+                let is_first = count.get() == 1;
+                async move {
+                    assert!(!is_first, "a panic on purpose");
+                    ReloadReport::done(vec![], vec![], vec![], vec![])
+                }
+            });
+            let asking = async {
+                let first = bell.ring_and_wait().await.unwrap();
+                assert_eq!(first.status, Status::Failed);
+                let second = bell.ring_and_wait().await.unwrap();
+                assert_eq!(second.status, Status::Ok);
+            };
+            tokio::select! {
+                () = ringing => unreachable!(),
+                () = asking => {}
+            }
+        });
+        assert!(registry.is_last_reload_successful());
     }
 
     #[test]

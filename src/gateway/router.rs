@@ -296,40 +296,36 @@ impl<'a> Prefix<'a> {
 }
 
 /// The radix tries of all groups in one arena. Children of a node are neighbours, so that one search
-/// over their first bytes finds the next node: a step touches two cache lines.
+/// over their first bytes finds the next node.
 #[derive(Debug, Default)]
 struct Trie {
     nodes: Vec<Node>,
     /// For each node, the byte that leads from its parent to it.
     heads: Vec<u8>,
-    long_labels: Vec<u8>,
+    labels: Vec<u8>,
 }
 
 #[derive(Debug, Clone, Copy)]
-#[repr(align(32))]
 struct Node {
+    /// Where in `labels` the bytes between this node and its children are.
+    label_at: u32,
+    label_len: u32,
+    first_child: u32,
+    /// 0 to 256.
+    child_count: u32,
     /// Rank of the prefix that ends here; `Best::NONE.rank` when none does.
     rank: u32,
     target: u32,
-    first_child: u32,
-    /// Length of the bytes between `heads` of this node and those of its children.
-    label_len: u32,
-    /// Those bytes; when they do not fit, the first four are their place in `long_labels`.
-    label: [u8; 14],
-    /// 0 to 256.
-    child_count: u16,
 }
-
-const _: () = assert!(mem::size_of::<Node>() == 32);
 
 impl Node {
     const EMPTY: Self = Self {
+        label_at: 0,
+        label_len: 0,
+        first_child: 0,
+        child_count: 0,
         rank: Best::NONE.rank,
         target: 0,
-        first_child: 0,
-        label_len: 0,
-        label: [0; 14],
-        child_count: 0,
     };
 }
 
@@ -354,21 +350,12 @@ impl Trie {
             let label = shared(first.below(depth), last.below(depth));
             let depth = depth + label.len();
             let mut filled = Node {
-                first_child: offset(self.nodes.len()),
+                label_at: offset(self.labels.len()),
                 label_len: offset(label.len()),
+                first_child: offset(self.nodes.len()),
                 ..Node::EMPTY
             };
-            if let Some(inline) = filled.label.get_mut(..label.len()) {
-                inline.copy_from_slice(label);
-            } else {
-                let place = offset(self.long_labels.len()).to_ne_bytes();
-                filled
-                    .label
-                    .iter_mut()
-                    .zip(place)
-                    .for_each(|(to, byte)| *to = byte);
-                self.long_labels.extend_from_slice(label);
-            }
+            self.labels.extend_from_slice(label);
             for same in prefixes.chunk_by(|a, b| a.text.get(depth) == b.text.get(depth)) {
                 let Some(one) = same.first() else {
                     continue;
@@ -401,7 +388,11 @@ impl Trie {
         let mut at = root as usize;
         let mut rest = path;
         while let Some(node) = self.nodes.get(at) {
-            let Some(below) = rest.strip_prefix(self.label(node)) else {
+            let label_at = node.label_at as usize;
+            let label = self
+                .labels
+                .get(label_at..label_at + node.label_len as usize);
+            let Some(below) = label.and_then(|label| rest.strip_prefix(label)) else {
                 return;
             };
             if node.rank < best.rank {
@@ -423,26 +414,16 @@ impl Trie {
         }
     }
 
-    #[inline]
-    fn label<'a>(&'a self, node: &'a Node) -> &'a [u8] {
-        let len = node.label_len as usize;
-        node.label.get(..len).unwrap_or_else(|| {
-            let [a, b, c, d, ..] = node.label;
-            let place = u32::from_ne_bytes([a, b, c, d]) as usize;
-            self.long_labels.get(place..place + len).unwrap_or_default()
-        })
-    }
-
     fn shrink(&mut self) {
         self.nodes.shrink_to_fit();
         self.heads.shrink_to_fit();
-        self.long_labels.shrink_to_fit();
+        self.labels.shrink_to_fit();
     }
 
     fn heap_bytes(&self) -> usize {
         self.nodes.capacity() * mem::size_of::<Node>()
             + self.heads.capacity()
-            + self.long_labels.capacity()
+            + self.labels.capacity()
     }
 }
 

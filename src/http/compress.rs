@@ -136,7 +136,7 @@ mod tests {
     }
 
     fn sample() -> Vec<u8> {
-        (0..4_000u32)
+        (0..1_500u32)
             .flat_map(|i| (i.wrapping_mul(i) / 7).to_le_bytes())
             .collect()
     }

@@ -27,7 +27,7 @@ use crate::{
     mailbox::{Desk, mailbox},
     metrics::Registry,
     net::{
-        dns::Names,
+        dns::{self, Names},
         listener::{Handed, ListenerSet, Place},
         proxy_connect::ProxyEnv,
         tls::{Identity, NamedIdentity, ServerOptions, ServerTls},
@@ -98,7 +98,13 @@ impl Process {
         if self.quickstart {
             origin::spawn(&config).await?;
         }
-        let names = Arc::new(Names::from_system(dns_ttl(&config)).await?);
+        let dns = &config.dns_cache;
+        let options = dns::Options::default().with_dns_cache(
+            dns.enabled,
+            dns.ttl,
+            &dns.multiple_ips_handle_strategy,
+        );
+        let names = Names::new(options, tokio::runtime::Handle::current());
         let compiler = Compiler::new(
             Arc::clone(&config),
             names,
@@ -167,9 +173,13 @@ impl Process {
         ));
         tokio::task::spawn_local(Rc::clone(&running).reloads(ringer));
 
-        let notifier = self.notifier;
+        let notifier = Rc::new(self.notifier);
+        let (events, received) = mpsc::unbounded_channel();
+        let has_predecessor = channel.is_some();
         if let Some(channel) = channel {
-            running.take_over(channel, &notifier, &mut signals).await?;
+            running
+                .take_over(channel, &notifier, &mut signals, events.clone())
+                .await?;
         } else {
             self.owner
                 .acquire()
@@ -194,66 +204,67 @@ impl Process {
         if self.quickstart {
             origin::print_hints(&running.config);
         }
-        running.serve(&self.program, &notifier, signals).await;
+        let machine = OldGeneration::new(has_predecessor);
+        tokio::task::spawn_local(forward(signals, events.clone()));
+        running.serve(machine, &self.program, &notifier, events, received).await;
         Ok(())
     }
 }
 
 impl Running {
-    /// Handles signals and upgrades until this process ends.
-    async fn serve(self: &Rc<Self>, program: &Program, notifier: &Notifier, mut signals: Signals) {
-        let (events, received) = mpsc::unbounded_channel();
-        let from_signals = events.clone();
-        tokio::task::spawn_local(async move {
-            while let Ok(signal) = signals.next().await {
-                let event = match signal {
-                    Signal::Upgrade => OldEvent::UpgradeRequested,
-                    Signal::Terminate => OldEvent::TerminateRequested,
-                    Signal::Noted(name) => {
-                        tracing::info!(prefix = "main", "{name}: no effect");
-                        continue;
-                    }
-                };
-                if from_signals.send(event).is_err() {
-                    return;
-                }
-            }
-        });
+    /// Handles upgrades and the end until this process ends.
+    async fn serve(
+        self: &Rc<Self>,
+        machine: OldGeneration,
+        program: &Program,
+        notifier: &Notifier,
+        events: mpsc::UnboundedSender<OldEvent>,
+        received: mpsc::UnboundedReceiver<OldEvent>,
+    ) {
         let ended = Rc::new(tokio::sync::Notify::new());
-        let mut host = Serving {
-            running: Rc::clone(self),
-            events,
-            ended: Rc::clone(&ended),
-        };
+        let mut host = Serving { running: Rc::clone(self), events, ended: Rc::clone(&ended) };
         tokio::select! {
-            () = drive_old(OldGeneration::new(false), program, notifier, &mut host, received) => {}
+            () = drive_old(machine, program, notifier, &mut host, received) => {}
             () = ended.notified() => notifier.stopping(),
         }
         tracing::info!(prefix = "main", "Terminating.");
     }
 
-    /// Takes over from the process that started this one.
+    /// Takes over from the process that started this one: returns when this one accepts. What is
+    /// left to say to the old process goes on beside serving; its end is an event of `serving`.
     async fn take_over(
         self: &Rc<Self>,
         channel: std::os::unix::net::UnixStream,
-        notifier: &Notifier,
+        notifier: &Rc<Notifier>,
         signals: &mut Signals,
+        serving: mpsc::UnboundedSender<OldEvent>,
     ) -> Result<(), String> {
         let (events, received) = mpsc::unbounded_channel();
+        // The receiving end lives as long as `events` does.
         let _ = events.send(NewEvent::Prepared(Ok(())));
         let machine = NewGeneration::new(std::process::id(), env!("CARGO_PKG_VERSION"));
+        let (accepts, mut accepting) = oneshot::channel();
         let mut host = TakingOver {
             running: Rc::clone(self),
             events: events.clone(),
+            serving: serving.clone(),
+            accepts: Some(accepts),
         };
-        let mut taking = std::pin::pin!(drive_new(machine, channel, notifier, &mut host, received));
+        let notifier = Rc::clone(notifier);
+        let mut taking = tokio::task::spawn_local(async move {
+            drive_new(machine, channel, &notifier, &mut host, received).await
+        });
         loop {
             tokio::select! {
-                done = &mut taking => return done,
-                signal = signals.next() => {
-                    if let Ok(Signal::Terminate) = signal {
-                        let _ = events.send(NewEvent::TerminateRequested);
-                    }
+                _ = &mut accepting => return Ok(()),
+                done = &mut taking => {
+                    return done.unwrap_or_else(|error| Err(error.to_string()));
+                }
+                signal = signals.next() => match signal {
+                    Ok(Signal::Terminate) => drop(events.send(NewEvent::TerminateRequested)),
+                    // Starts when this process serves and the old one is gone.
+                    Ok(Signal::Upgrade) => drop(serving.send(OldEvent::UpgradeRequested)),
+                    _ => {}
                 }
             }
         }
@@ -540,6 +551,9 @@ impl OldHost for Serving {
 struct TakingOver {
     running: Rc<Running>,
     events: mpsc::UnboundedSender<NewEvent>,
+    serving: mpsc::UnboundedSender<OldEvent>,
+    /// Told once this process accepts.
+    accepts: Option<oneshot::Sender<()>>,
 }
 
 impl NewHost for TakingOver {
@@ -555,17 +569,37 @@ impl NewHost for TakingOver {
                 });
             }
             NewAction::StartAccepting => {
-                running.live.set_readiness(Readiness::Ready);
                 if let Err(why) = running.start_accepting() {
                     tracing::error!(prefix = "main", "{why}");
                 }
+                if let Some(accepts) = self.accepts.take() {
+                    let _ = accepts.send(());
+                }
             }
+            NewAction::PredecessorGone => drop(self.serving.send(OldEvent::PredecessorGone)),
             NewAction::WritePidFile => running.write_pid_file(),
             NewAction::ApplyWrite { id, .. } => {
                 let result = Err("this version forwards no writes".to_owned());
                 let _ = events.send(NewEvent::WriteApplied { id, result });
             }
             _ => {}
+        }
+    }
+}
+
+/// Turns signals into events.
+async fn forward(mut signals: Signals, events: mpsc::UnboundedSender<OldEvent>) {
+    while let Ok(signal) = signals.next().await {
+        let event = match signal {
+            Signal::Upgrade => OldEvent::UpgradeRequested,
+            Signal::Terminate => OldEvent::TerminateRequested,
+            Signal::Noted(name) => {
+                tracing::info!(prefix = "main", "{name}: no effect");
+                continue;
+            }
+        };
+        if events.send(event).is_err() {
+            return;
         }
     }
 }
@@ -588,16 +622,6 @@ async fn answer_calls(mut desk: Desk<Call, Answer>, control: Rc<Control>) {
             });
         }
     }
-}
-
-fn dns_ttl(config: &Config) -> Option<Duration> {
-    let seconds = u64::try_from(config.dns_cache.ttl)
-        .ok()
-        .filter(|seconds| *seconds > 0)?;
-    config
-        .dns_cache
-        .enabled
-        .then(|| Duration::from_secs(seconds))
 }
 
 fn liveness_interval(config: &Config) -> Duration {

@@ -5,7 +5,6 @@
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
-    net::SocketAddr,
     rc::Rc,
     time::Duration,
 };
@@ -13,6 +12,7 @@ use std::{
 use crate::{
     exchange::Local,
     net::{
+        dns,
         io::{Stream, Tcp, Transport},
         sys::{self, PeerState},
         watch::{AtDeadline, Deadline},
@@ -166,23 +166,21 @@ async fn dial(address: &Address, timeout_ms: u64) -> Result<Tcp, ConnectFault> {
         Address::Name { name, port } => (name, *port),
     };
     let mut waited_ms = 0;
-    let addresses = loop {
-        match name.addresses() {
-            Some(addresses) if addresses.is_empty() => return Err(ConnectFault::Lookup),
-            Some(addresses) => break addresses,
-            // Only right after the start or a reload: the control thread is asking.
-            None if waited_ms >= timeout_ms => return Err(ConnectFault::Lookup),
-            None => {
-                waited_ms += NAME_LOOK_MS;
-                crate::net::io::sleep(Duration::from_millis(NAME_LOOK_MS)).await;
-            }
-        }
-    };
-    for address in addresses {
-        match Tcp::connect(SocketAddr::new(address, port), timeout).await {
+    // Only right after the start or a reload: the control thread is asking.
+    while name.answer().state == dns::State::Pending && waited_ms < timeout_ms {
+        waited_ms += NAME_LOOK_MS;
+        crate::net::io::sleep(Duration::from_millis(NAME_LOOK_MS)).await;
+    }
+    let mut tried = false;
+    for address in name.in_turn(port) {
+        tried = true;
+        match Tcp::connect(address, timeout).await {
             Ok(tcp) => return Ok(tcp),
-            Err(error) => tracing::debug!(%error, %address, port, "connect failed"),
+            Err(error) => tracing::debug!(%error, %address, "connect failed"),
         }
+    }
+    if !tried {
+        return Err(ConnectFault::Lookup);
     }
     Err(ConnectFault::Refused)
 }

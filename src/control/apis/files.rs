@@ -25,6 +25,20 @@ impl AppFiles {
         Self { dir: dir.into() }
     }
 
+    /// What `<id>.json` holds; `None` when it is not there.
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    pub(super) async fn read(&self, id: &ApiId) -> io::Result<Option<Vec<u8>>> {
+        let path = self.path(id);
+        on_disk(move || match fs::read(&path) {
+            Ok(text) => Ok(Some(text)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        })
+        .await
+    }
+
     /// Writes `<id>.json`, in place of an older one. Waits for the disk.
     ///
     /// # Errors

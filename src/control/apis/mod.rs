@@ -6,7 +6,6 @@
 
 mod files;
 mod id;
-mod validate;
 
 use std::sync::Arc;
 
@@ -17,7 +16,10 @@ use axum::{
 };
 use serde::Serialize;
 
-use crate::{apidef::ApiDefinition, gateway::reload::Gateway};
+use crate::{
+    apidef::{ApiDefinition, validate},
+    gateway::reload::Gateway,
+};
 
 pub(super) use files::AppFiles;
 use id::ApiId;
@@ -77,9 +79,9 @@ pub(super) async fn create(
     if api.api_id.is_empty() {
         api.api_id = id::generate().map_err(|error| not_written(&error))?;
     }
-    let id = ApiId::parse(&api.api_id).map_err(|why| (StatusCode::BAD_REQUEST, why))?;
+    let id = file_id(&api.api_id)?;
     let definitions = gateway.definitions();
-    let base = Base::find(&definitions, asked);
+    let base = asked_base(&definitions, asked);
     files
         .write(&id, api.to_json_string_pretty())
         .await
@@ -87,7 +89,7 @@ pub(super) async fn create(
     if let Some(base) = base {
         // After the child: a base that names a file that is not there would be worse than a child
         // that no base names.
-        let (base_id, text) = base.with_child(&id, asked)?;
+        let (base_id, text) = with_child(as_written(files, base).await?, &id, asked)?;
         files
             .write(&base_id, text)
             .await
@@ -103,7 +105,7 @@ pub(super) async fn update(
     id: &str,
     body: &[u8],
 ) -> Result<Json<Modified>, Refusal> {
-    let file_id = ApiId::parse(id).map_err(|why| (StatusCode::BAD_REQUEST, why))?;
+    let file_id = file_id(id)?;
     let definitions = gateway.definitions();
     let before = loaded(&definitions, id)?;
     let api = parse(body)?;
@@ -137,7 +139,7 @@ pub(super) async fn delete(
     gateway: &dyn Gateway,
     id: &str,
 ) -> Result<Json<Modified>, Refusal> {
-    let file_id = ApiId::parse(id).map_err(|why| (StatusCode::BAD_REQUEST, why))?;
+    let file_id = file_id(id)?;
     let definitions = gateway.definitions();
     loaded(&definitions, id)?;
     let is_removed = files
@@ -148,7 +150,7 @@ pub(super) async fn delete(
         return Err(not_deleted(""));
     }
     if let Some(base) = base_of(&definitions, id) {
-        let (base_id, text) = without_child(base, id)?;
+        let (base_id, text) = without_child(as_written(files, base).await?, id)?;
         files
             .write(&base_id, text)
             .await
@@ -168,6 +170,10 @@ fn loaded<'a>(
         .ok_or_else(|| (StatusCode::NOT_FOUND, "API not found".to_owned()))
 }
 
+fn file_id(id: &str) -> Result<ApiId, Refusal> {
+    ApiId::parse(id).map_err(|why| (StatusCode::BAD_REQUEST, why))
+}
+
 fn parse(body: &[u8]) -> Result<ApiDefinition, Refusal> {
     ApiDefinition::from_json_slice(body).map_err(|fault| {
         tracing::error!(prefix = "api", error = %fault, "Couldn't decode new API Definition object");
@@ -176,7 +182,7 @@ fn parse(body: &[u8]) -> Result<ApiDefinition, Refusal> {
 }
 
 fn valid(api: &ApiDefinition) -> Result<(), Refusal> {
-    match validate::reason_against(api) {
+    match validate::rest_fault(api) {
         None => Ok(()),
         Some(reason) => Err((
             StatusCode::BAD_REQUEST,
@@ -215,56 +221,65 @@ fn base_of<'a>(definitions: &'a [Arc<ApiDefinition>], child: &str) -> Option<&'a
     })
 }
 
-/// The API that a new version belongs to.
-struct Base<'a>(&'a ApiDefinition);
-
-impl<'a> Base<'a> {
-    /// The API that `base_api_id` names. An unknown one is logged and otherwise passed over, as in
-    /// Tyk.
-    fn find(definitions: &'a [Arc<ApiDefinition>], asked: &[(String, String)]) -> Option<Self> {
-        let id = first(asked, "base_api_id")?;
-        let found = loaded(definitions, id).ok();
-        if found.is_none() {
-            tracing::error!(prefix = "api", base_api_id = id, "Couldn't find a base API");
-        }
-        found.map(Self)
+/// The API that `base_api_id` names. An unknown one is logged and otherwise passed over, as in Tyk.
+fn asked_base<'a>(
+    definitions: &'a [Arc<ApiDefinition>],
+    asked: &[(String, String)],
+) -> Option<&'a ApiDefinition> {
+    let id = first(asked, "base_api_id")?;
+    let found = loaded(definitions, id).ok();
+    if found.is_none() {
+        tracing::error!(prefix = "api", base_api_id = id, "Couldn't find a base API");
     }
-
-    /// The base with one more version (Tyk: `handleAddApi`, `baseAPI`).
-    fn with_child(
-        &self,
-        child: &ApiId,
-        asked: &[(String, String)],
-    ) -> Result<(ApiId, String), Refusal> {
-        let mut api = self.0.clone();
-        let versions = &mut api.definition;
-        versions.enabled = true;
-        if let Some(name) = first(asked, "base_api_version_name") {
-            versions.name = name.to_owned();
-            versions.default = name.to_owned();
-        }
-        for (value, fallback) in [
-            (&mut versions.key, "x-api-version"),
-            (&mut versions.location, "header"),
-            (&mut versions.default, "self"),
-        ] {
-            if value.is_empty() {
-                *value = fallback.to_owned();
-            }
-        }
-        let name = first(asked, "new_version_name").unwrap_or_default();
-        versions
-            .versions
-            .insert(name.to_owned(), child.as_str().to_owned());
-        if first(asked, "set_default") == Some("true") {
-            versions.default = name.to_owned();
-        }
-        printed(&api)
-    }
+    found
 }
 
-fn without_child(base: &ApiDefinition, child: &str) -> Result<(ApiId, String), Refusal> {
-    let mut api = base.clone();
+/// A loaded definition as its file says it now, for writing it anew.
+///
+/// `// Tyk differs:` there the loaded one is written back, so that a second version that is added
+/// before a reload removes the first, and what references to secrets stood for lands on the disk.
+async fn as_written(files: &AppFiles, api: &ApiDefinition) -> Result<ApiDefinition, Refusal> {
+    let id = file_id(&api.api_id)?;
+    let text = files.read(&id).await.map_err(|error| not_written(&error))?;
+    Ok(text
+        .and_then(|text| ApiDefinition::from_json_slice(&text).ok())
+        // Its file has another name.
+        .unwrap_or_else(|| api.clone()))
+}
+
+/// A base with one more version (Tyk: `handleAddApi`, `baseAPI`).
+fn with_child(
+    mut api: ApiDefinition,
+    child: &ApiId,
+    asked: &[(String, String)],
+) -> Result<(ApiId, String), Refusal> {
+    let versions = &mut api.definition;
+    versions.enabled = true;
+    if let Some(name) = first(asked, "base_api_version_name") {
+        versions.name = name.to_owned();
+        versions.default = name.to_owned();
+    }
+    for (value, fallback) in [
+        (&mut versions.key, "x-api-version"),
+        (&mut versions.location, "header"),
+        (&mut versions.default, "self"),
+    ] {
+        if value.is_empty() {
+            *value = fallback.to_owned();
+        }
+    }
+    let name = first(asked, "new_version_name").unwrap_or_default();
+    versions
+        .versions
+        .insert(name.to_owned(), child.as_str().to_owned());
+    if first(asked, "set_default") == Some("true") {
+        versions.default = name.to_owned();
+    }
+    printed(&api)
+}
+
+/// A base with one version less; where that was the default, the base's own name is.
+fn without_child(mut api: ApiDefinition, child: &str) -> Result<(ApiId, String), Refusal> {
     let names: Vec<_> = api
         .definition
         .versions
@@ -282,7 +297,7 @@ fn without_child(base: &ApiDefinition, child: &str) -> Result<(ApiId, String), R
 }
 
 fn printed(api: &ApiDefinition) -> Result<(ApiId, String), Refusal> {
-    let id = ApiId::parse(&api.api_id).map_err(|why| (StatusCode::BAD_REQUEST, why))?;
+    let id = file_id(&api.api_id)?;
     Ok((id, api.to_json_string_pretty()))
 }
 

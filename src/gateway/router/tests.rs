@@ -1,6 +1,6 @@
 //! The router against a table of cases, and against an ordered scan of its own.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, sync::LazyLock};
 
 use proptest::prelude::*;
 use regex_automata::{
@@ -211,12 +211,25 @@ const HOST_TEMPLATES: &[(&str, &str)] = &[
     ("{s}:8", r"[^.]+:8"),
 ];
 
-fn regex_matches(pattern: &str, text: &[u8]) -> bool {
-    let vm = PikeVM::builder()
-        .syntax(syntax::Config::new().utf8(false).unicode(false))
-        .thompson(thompson::Config::new().utf8(false))
-        .build(pattern)
-        .expect("a pattern of this table");
+/// The patterns above by template, as anchored as the scan needs them.
+static PATTERNS: LazyLock<HashMap<&str, PikeVM>> = LazyLock::new(|| {
+    let compile = |pattern: &str| {
+        PikeVM::builder()
+            .syntax(syntax::Config::new().utf8(false).unicode(false))
+            .thompson(thompson::Config::new().utf8(false))
+            .build(pattern)
+            .expect("a pattern of these tables")
+    };
+    let paths = PATH_TEMPLATES
+        .iter()
+        .map(|(text, regex)| (*text, compile(regex)));
+    let hosts = HOST_TEMPLATES
+        .iter()
+        .map(|(text, regex)| (*text, compile(&format!("(?:{regex})$"))));
+    paths.chain(hosts).collect()
+});
+
+fn regex_matches(vm: &PikeVM, text: &[u8]) -> bool {
     vm.is_match(
         &mut vm.create_cache(),
         Input::new(text).anchored(Anchored::Yes),
@@ -238,16 +251,15 @@ fn ordered_scan(apis: &[Api], host: &[u8], path: &[u8]) -> Option<(u32, RouteKin
             Some(colon) if !domain.contains(':') => &host[..colon],
             _ => host,
         };
-        match HOST_TEMPLATES.iter().find(|(text, _)| *text == domain) {
-            Some((_, regex)) => regex_matches(&format!("(?:{regex})$"), host),
+        match PATTERNS.get(domain) {
+            Some(vm) => regex_matches(vm, host),
             None => domain.is_empty() || host == domain.as_bytes(),
         }
     };
-    let path_matches =
-        |listen_path: &str| match PATH_TEMPLATES.iter().find(|(text, _)| *text == listen_path) {
-            Some((_, regex)) => regex_matches(regex, path),
-            None => path.starts_with(listen_path.as_bytes()),
-        };
+    let path_matches = |listen_path: &str| match PATTERNS.get(listen_path) {
+        Some(vm) => regex_matches(vm, path),
+        None => path.starts_with(listen_path.as_bytes()),
+    };
     sorted
         .into_iter()
         .filter(|(_, api)| host_matches(&api.domain))
@@ -291,7 +303,7 @@ fn any_api() -> impl Strategy<Value = Api> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
 
     #[test]
     fn a_lookup_finds_what_an_ordered_scan_finds(

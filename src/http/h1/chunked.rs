@@ -321,3 +321,272 @@ const fn hex_digit(byte: u8) -> Option<u8> {
 const fn refuse(status: u16, why: &'static str) -> Refusal {
     Refusal { status, why }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Content, trailers and length of a message that is sound; else the status. A message that
+    /// does not end is status 0. In portions of every size.
+    #[track_caller]
+    fn decode(input: &[u8], limits: &Limits) -> Result<(Vec<u8>, Vec<u8>, usize), u16> {
+        let in_portions = |portion: usize| {
+            let mut decoder = Decoder::default();
+            let mut content = Vec::new();
+            let mut at = 0;
+            let mut end = 0;
+            while end < input.len() {
+                end = input.len().min(end + portion);
+                while at < end {
+                    match decoder
+                        .next(&input[at..end], limits)
+                        .map_err(|r| r.status)?
+                    {
+                        Event::Data { skip, len } => {
+                            content.extend_from_slice(&input[at + skip..at + skip + len]);
+                            at += skip + len;
+                        }
+                        Event::NeedMore { consumed } => {
+                            at += consumed;
+                            assert_eq!(at, end);
+                        }
+                        Event::End { consumed } => {
+                            assert!(decoder.is_done());
+                            return Ok((content, decoder.trailers().to_vec(), at + consumed));
+                        }
+                    }
+                }
+            }
+            Err(0)
+        };
+        let whole = in_portions(input.len());
+        for portion in 1..input.len().min(30) {
+            assert_eq!(in_portions(portion), whole, "{}", input.escape_ascii());
+        }
+        whole
+    }
+
+    #[track_caller]
+    fn check(input: &str, expected: Result<(&str, &str), u16>) {
+        let decoded = decode(input.as_bytes(), &Limits::default());
+        let sound = decoded.map(|(content, trailers, _)| {
+            (
+                String::from_utf8(content).unwrap(),
+                String::from_utf8(trailers).unwrap(),
+            )
+        });
+        let expected = expected.map(|(content, trailers)| (content.into(), trailers.into()));
+        assert_eq!(sound, expected, "{input:?}");
+    }
+
+    /// RFC 9112 §7.1.
+    #[test]
+    fn chunks() {
+        check("0\r\n\r\n", Ok(("", "")));
+        check("3\r\nabc\r\n0\r\n\r\n", Ok(("abc", "")));
+        check(
+            "3\r\nabc\r\nA\r\n0123\r\n6789\r\n000\r\n\r\n",
+            Ok(("abc0123\r\n6789", "")),
+        );
+        check("0000000000000001\r\na\r\n0\r\n\r\n", Ok(("a", "")));
+        check("", Err(0));
+        check("3\r\nab", Err(0));
+        check("3\r\nabc\r\n0\r\n", Err(0));
+        check("ffffffffffffffff\r\nabc", Err(0));
+        for bad in [
+            "\r\n",
+            "zz\r\n",
+            "0x3\r\nabc",
+            "-3\r\n",
+            "+3\r\n",
+            "3_\r\n",
+            " 3\r\n",
+            "\t3\r\n",
+            "3 \r\n",
+            "3\nabc\n0\n\n",
+            "3\rabc",
+            "fffffffffffffffff\r\n",
+            "00000000000000003\r\n",
+            "3\r\nabcXX0\r\n\r\n",
+            "3\r\nabc0\r\n\r\n",
+            "3\r\nabc\n0\r\n\r\n",
+            "3\r\nabc\r0\r\n\r\n",
+            "3\r\nabcd\r\n0\r\n\r\n",
+            "3\0\r\n",
+            "0\r\n\n",
+            "0\n\r\n",
+            "0\r\n\rX",
+        ] {
+            check(bad, Err(400));
+        }
+    }
+
+    /// RFC 9112 §7.1.1.
+    #[test]
+    fn extensions_are_read_strictly_and_forgotten() {
+        for good in [
+            ";a",
+            ";a=b",
+            ";a;b=c",
+            ";a=\"x;\\\"\ty\u{e9}\"",
+            " ;\ta = b ; c",
+            ";a=\"\";b",
+            ";a=\"b\" ;c",
+        ] {
+            check(&format!("1{good}\r\nx\r\n0{good}\r\n\r\n"), Ok(("x", "")));
+        }
+        for bad in [
+            ";",
+            ";;a",
+            ";a=",
+            ";=b",
+            ";a b",
+            ";a=b c",
+            ";a=\"b",
+            ";a=\"b\"c",
+            ";a=\"\\\u{7f}\"",
+            ";a\rb",
+            ";a\nb",
+            ";a=\"\nb\"",
+            ";a\0",
+            ";a=\"\0\"",
+            ";\u{e9}",
+            ";a ",
+            ";a=b ",
+            " a",
+            "a=b",
+            ";a/b",
+            ";a=\"\r\"",
+        ] {
+            check(&format!("1{bad}\r\nx\r\n0\r\n\r\n"), Err(400));
+        }
+    }
+
+    /// RFC 9112 §7.1.2; RFC 9110 §6.5.
+    #[test]
+    fn trailers_pass_an_allow_list() {
+        check(
+            "0\r\ngrpc-status: 0\r\nGrpc-Message:\t ok then \r\nETag:\r\n\r\n",
+            Ok(("", "grpc-status: 0\r\nGrpc-Message: ok then\r\nETag: \r\n")),
+        );
+        for dropped in [
+            "Content-Length",
+            "Transfer-Encoding",
+            "Host",
+            "Authorization",
+            "X-Forwarded-For",
+            "Cookie",
+            "Set-Cookie",
+            "Connection",
+            "Trailer",
+            "X-Other",
+            "grpc-statu",
+            "grpc-status-",
+        ] {
+            check(&format!("0\r\n{dropped}: 1\r\n\r\n"), Ok(("", "")));
+            check(
+                &format!("0\r\n{dropped}: 1\r\ngrpc-status: 2\r\n{dropped}:3\r\n\r\n"),
+                Ok(("", "grpc-status: 2\r\n")),
+            );
+        }
+        for bad in [
+            " a: b\r\n",
+            "a : b\r\n",
+            "a\r\n",
+            ": b\r\n",
+            "a: b\n",
+            "a: \0\r\n",
+            "a: b\r\n c\r\n",
+            "a: b\rc\r\n",
+            "\u{e9}: b\r\n",
+        ] {
+            check(&format!("0\r\n{bad}\r\n"), Err(400));
+        }
+    }
+
+    #[test]
+    fn limits_hold_at_the_byte() {
+        let limits = Limits {
+            trailer_bytes_max: 40,
+            trailer_fields_max: 3,
+            chunk_extension_bytes_max: 10,
+            ..Limits::default()
+        };
+        #[track_caller]
+        fn check(input: &str, limits: &Limits, expected: Result<(), u16>) {
+            assert_eq!(
+                decode(input.as_bytes(), limits).map(|_| ()),
+                expected,
+                "{input:?}"
+            );
+        }
+        for (len, expected) in [(9, Ok(())), (10, Ok(())), (11, Err(400))] {
+            let name = "a".repeat(len - 1);
+            check(&format!("0;{name}\r\n\r\n"), &limits, expected);
+            // Over the message, not per chunk.
+            let name = "a".repeat(len - 6);
+            check(
+                &format!("1;aaaa\r\nx\r\n0;{name}\r\n\r\n"),
+                &limits,
+                expected,
+            );
+        }
+        for (len, expected) in [(39, Ok(())), (40, Ok(())), (41, Err(431))] {
+            let value = "a".repeat(len - 6);
+            check(&format!("0\r\nX:{value}\r\n\r\n"), &limits, expected);
+        }
+        for (count, expected) in [(2, Ok(())), (3, Ok(())), (4, Err(431))] {
+            check(
+                &format!("0\r\n{}\r\n", "X:1\r\n".repeat(count)),
+                &limits,
+                expected,
+            );
+        }
+        let limits = Limits::default();
+        check(&format!("0;{}\r\n\r\n", "a".repeat(4095)), &limits, Ok(()));
+        check(
+            &format!("0;{}\r\n\r\n", "a".repeat(4096)),
+            &limits,
+            Err(400),
+        );
+        check(
+            &format!("0\r\nX:{}\r\n\r\n", "a".repeat(8186)),
+            &limits,
+            Ok(()),
+        );
+        check(
+            &format!("0\r\nX:{}\r\n\r\n", "a".repeat(8187)),
+            &limits,
+            Err(431),
+        );
+        check(
+            &format!("0\r\n{}\r\n", "X:1\r\n".repeat(32)),
+            &limits,
+            Ok(()),
+        );
+        check(
+            &format!("0\r\n{}\r\n", "X:1\r\n".repeat(33)),
+            &limits,
+            Err(431),
+        );
+    }
+
+    #[test]
+    fn the_end_is_found_before_the_next_message() {
+        let (content, _, len) =
+            decode(b"1\r\na\r\n0\r\n\r\nGET / HTTP/1.1\r\n", &Limits::default()).unwrap();
+        assert_eq!((content.as_slice(), len), (b"a".as_slice(), 11));
+    }
+
+    #[test]
+    fn chunk_headers_are_what_the_decoder_reads() {
+        for len in (1..200).chain([255, 256, 4095, 4096, 65_535, 65_536, 1 << 40, usize::MAX]) {
+            let mut header = Vec::new();
+            encode_header(&mut header, len);
+            assert_eq!(header, format!("{len:x}\r\n").into_bytes());
+        }
+        let mut decoder = Decoder::default();
+        let end = decoder.next(LAST_CHUNK, &Limits::default());
+        assert_eq!(end, Ok(Event::End { consumed: 5 }));
+    }
+}

@@ -48,7 +48,7 @@ impl Span {
 /// otherwise. Config section `penstock.limits`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Request line or status line without its CRLF; beyond it 414.
+    /// Request line without its CRLF; beyond it 414.
     pub request_line_bytes_max: usize,
     /// Whole head with the empty line that ends it (and a tolerated leading one); beyond it 431.
     pub head_bytes_max: usize,

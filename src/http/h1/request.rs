@@ -499,3 +499,6 @@ const fn is_name_byte(byte: u8) -> bool {
     )]
     TABLE[byte as usize]
 }
+
+#[cfg(test)]
+mod tests;

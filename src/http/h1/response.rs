@@ -181,3 +181,200 @@ fn unsound_line(buf: &[u8]) -> Stop {
     }
     Stop::Partial
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::h1::FieldName;
+
+    const LIMITS: Limits = Limits {
+        request_line_bytes_max: 64,
+        head_bytes_max: 160,
+        fields_max: 3,
+        trailer_bytes_max: 0,
+        trailer_fields_max: 0,
+        chunk_extension_bytes_max: 0,
+    };
+
+    /// What comes of `text`, whole and byte by byte.
+    #[track_caller]
+    fn parse(text: &[u8], is_head: bool) -> (Result<Progress, Refusal>, ResponseHead) {
+        let mut whole = ResponseHead::default();
+        let outcome = whole.parse(text, &mut 0, &LIMITS, is_head);
+        let mut head = ResponseHead::default();
+        let mut scanned = 0;
+        let bytewise = (1..=text.len())
+            .map(|have| head.parse(&text[..have], &mut scanned, &LIMITS, is_head))
+            .find(|outcome| *outcome != Ok(Progress::Partial))
+            .unwrap_or(Ok(Progress::Partial));
+        assert_eq!(
+            bytewise.is_err(),
+            outcome.is_err(),
+            "{}",
+            text.escape_ascii()
+        );
+        if outcome == Ok(Progress::Complete) {
+            assert_eq!(bytewise, outcome);
+            assert_eq!((head.len, head.framing), (whole.len, whole.framing));
+        }
+        (outcome, whole)
+    }
+
+    #[track_caller]
+    fn refused(text: &str) {
+        let (outcome, _) = parse(text.as_bytes(), false);
+        assert_eq!(
+            outcome.map_err(|refusal| refusal.status),
+            Err(502),
+            "{text:?}"
+        );
+    }
+
+    #[test]
+    fn a_head_is_taken_apart() {
+        let text = b"HTTP/1.1 404 Not \t\xe9 Found\r\ncontent-encoding: gzip\r\nConnection: x-a, Upgrade\r\nUpgrade: b\r\n\r\nrest";
+        let (outcome, head) = parse(text, true);
+        assert_eq!(outcome, Ok(Progress::Complete));
+        assert_eq!((head.status, head.version_minor), (404, 1));
+        assert_eq!(head.reason.of(text), b"Not \t\xe9 Found");
+        assert_eq!(head.len, text.len() - 4);
+        let encoding = head.fields.value(FieldName::ContentEncoding).unwrap();
+        assert_eq!(encoding.of(text), b"gzip");
+        assert_eq!(head.upgrade.unwrap().of(text), b"b");
+        assert!(head.is_connection_option(text, b"X-A") && !head.is_interim());
+    }
+
+    #[test]
+    fn status_lines() {
+        for (line, reason) in [
+            ("HTTP/1.1 200 OK", "OK"),
+            ("HTTP/1.0 200 ", ""),
+            ("HTTP/1.1 200", ""),
+            ("HTTP/1.1 999  a", " a"),
+            ("HTTP/1.1 100 Continue", "Continue"),
+        ] {
+            let text = format!("{line}\r\n\r\n").into_bytes();
+            let (outcome, head) = parse(&text, false);
+            assert_eq!(outcome, Ok(Progress::Complete), "{line}");
+            assert_eq!(head.reason.of(&text), reason.as_bytes(), "{line}");
+        }
+        for line in [
+            "HTTP/1.2 200 OK",
+            "HTTP/2.0 200 OK",
+            "HTTP/2 200",
+            "http/1.1 200 OK",
+            "HTTP/1.1  200 OK",
+            "HTTP/1.1 20 OK",
+            "HTTP/1.1 2000 OK",
+            "HTTP/1.1 099 OK",
+            "HTTP/1.1 2x0 OK",
+            "HTTP/1.1 20\u{e9}",
+            "HTTP/1.1 -20 OK",
+            "HTTP/1.1 200 O\x01K",
+            "HTTP/1.1 200 a\rb",
+            "HTTP/1.1 200\tOK",
+            " HTTP/1.1 200 OK",
+            "\r\nHTTP/1.1 200 OK",
+            "ICY 200 OK",
+            "",
+            "SSH-2.0-OpenSSH_9.6",
+        ] {
+            refused(&format!("{line}\r\n\r\n"));
+        }
+    }
+
+    /// RFC 9112 §6.3.
+    #[test]
+    fn the_length_of_the_content() {
+        #[track_caller]
+        fn check(line: &str, fields: &str, is_head: bool, expected: (Framing, bool)) {
+            let text = format!("HTTP/1.{line} X\r\n{fields}\r\n").into_bytes();
+            let (outcome, head) = parse(&text, is_head);
+            assert_eq!(outcome, Ok(Progress::Complete), "{line} {fields}");
+            assert_eq!((head.framing, head.keep_alive), expected, "{line} {fields}");
+        }
+        const LENGTH: &str = "Content-Length: 7\r\n";
+        const CHUNKED: &str = "Transfer-Encoding: Chunked\r\n";
+        const CLOSE: &str = "Connection: close\r\n";
+        check("1 200", LENGTH, false, (Framing::Length(7), true));
+        check("1 200", CHUNKED, false, (Framing::Chunked, true));
+        check("1 200", "", false, (Framing::UntilClose, false));
+        check(
+            "1 200",
+            "Connection: keep-alive\r\n",
+            false,
+            (Framing::UntilClose, false),
+        );
+        check("1 200", CLOSE, false, (Framing::UntilClose, false));
+        check(
+            "1 200",
+            &format!("{LENGTH}{CLOSE}"),
+            false,
+            (Framing::Length(7), false),
+        );
+        check("0 200", LENGTH, false, (Framing::Length(7), false));
+        check(
+            "0 200",
+            &format!("{LENGTH}Connection: keep-alive\r\n"),
+            false,
+            (Framing::Length(7), true),
+        );
+        for status in ["100", "101", "103", "204", "304"] {
+            for fields in ["", LENGTH, CHUNKED] {
+                check(&format!("1 {status}"), fields, false, (Framing::None, true));
+            }
+        }
+        for fields in ["", LENGTH, CHUNKED] {
+            check("1 200", fields, true, (Framing::None, true));
+        }
+    }
+
+    #[test]
+    fn two_framings_are_none() {
+        for (minor, fields) in [
+            (1, "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n"),
+            (1, "Content-Length: 3\r\nContent-Length: 3\r\n"),
+            (1, "Content-Length: 3\r\nContent-Length: 4\r\n"),
+            (1, "Content-Length: 3, 3\r\n"),
+            (1, "Content-Length: -1\r\n"),
+            (1, "Content-Length: 9223372036854775808\r\n"),
+            (1, "Transfer-Encoding: gzip, chunked\r\n"),
+            (1, "Transfer-Encoding: identity\r\n"),
+            (
+                1,
+                "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+            ),
+            (0, "Transfer-Encoding: chunked\r\n"),
+            (1, "X: a\r\n b\r\n"),
+            (1, "X : a\r\n"),
+            (1, "X: a\nY: b\r\n"),
+            (1, "X: a\0\r\n"),
+            (1, "nocolon\r\n"),
+        ] {
+            refused(&format!("HTTP/1.{minor} 200 OK\r\n{fields}\r\n"));
+            refused(&format!("HTTP/1.{minor} 304 OK\r\n{fields}\r\n"));
+        }
+        refused("HTTP/1.1 200 OK\n\n");
+    }
+
+    #[test]
+    fn limits_hold_at_the_byte() {
+        for (len, expected) in [(159, true), (160, true), (161, false)] {
+            let start = "HTTP/1.1 200 OK\r\nX: ";
+            let text = format!("{start}{}\r\n\r\n", "a".repeat(len - start.len() - 4));
+            assert_eq!(
+                parse(text.as_bytes(), false).0.is_ok(),
+                expected,
+                "{len} bytes"
+            );
+        }
+        for (count, expected) in [(2, true), (3, true), (4, false)] {
+            let text = format!("HTTP/1.1 200 OK\r\n{}\r\n", "X: 1\r\n".repeat(count));
+            assert_eq!(
+                parse(text.as_bytes(), false).0.is_ok(),
+                expected,
+                "{count} fields"
+            );
+        }
+    }
+}

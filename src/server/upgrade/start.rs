@@ -255,4 +255,22 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn a_successor_inherits_the_descriptors_it_is_handed_and_no_others() {
+        let file = std::fs::File::open("/dev/null").expect("opens");
+        let handed = sys::duplicate(file.as_raw_fd()).expect("a descriptor");
+        // As a socket that io_uring accepted: it would stay open across exec.
+        let leaked = sys::duplicate(file.as_raw_fd()).expect("a descriptor");
+        sys::set_close_on_exec(leaked, false).expect("ours");
+        let mut command = Command::new("/bin/sh");
+        command.arg("-c").arg(format!(
+            "test -e /proc/self/fd/{handed} && ! test -e /proc/self/fd/{leaked}"
+        ));
+        sys::hand_down(&mut command, vec![handed]);
+        assert!(command.status().expect("it runs").success());
+        for fd in [handed, leaked] {
+            drop(sys::adopt(fd).expect("ours"));
+        }
+    }
 }
