@@ -105,6 +105,18 @@ pub fn peer_state(fd: RawFd) -> PeerState {
     }
 }
 
+/// Whether nothing has happened on a connection: no byte to read, no end, no error.
+#[must_use]
+pub fn is_quiet(fd: RawFd) -> bool {
+    let mut poll = libc::pollfd {
+        fd,
+        events: libc::POLLIN | libc::POLLRDHUP,
+        revents: 0,
+    };
+    // SAFETY: one valid pollfd, length 1.
+    unsafe { libc::poll(&raw mut poll, 1, 0) == 0 }
+}
+
 /// Binds the calling thread to one CPU.
 ///
 /// # Errors

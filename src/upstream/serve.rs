@@ -220,7 +220,7 @@ impl Exchange<'_> {
         let mut conn = self
             .connection(!self.upgrade && !self.upstream.close_connections)
             .await?;
-        while conn.reused.get() && sys::peer_state(conn.stream.fd()) != PeerState::Open {
+        while conn.reused.get() && !sys::is_quiet(conn.stream.fd()) {
             conn = self.connection(true).await?;
         }
         let write_deadline = self.local.watch.deadline(self.client.stream.fd());
@@ -280,7 +280,7 @@ impl Exchange<'_> {
     }
 
     async fn connection(&self, pooled: bool) -> Result<Conn, Fault> {
-        if pooled && let Some(conn) = self.pools.take(self.target) {
+        if pooled && let Some(conn) = self.pools.take(self.target, self.local) {
             return Ok(conn);
         }
         pool::connect(self.upstream, self.target, self.local)

@@ -816,11 +816,11 @@ mod upstreams {
         stuck.listen(0).expect("it listens");
         let listener = TcpListener::from(stuck);
         let port = listener.local_addr().expect("it is bound").port();
-        let mut fillers: Vec<Client> = Vec::new();
+        let mut fillers = Vec::new();
         while fillers.len() < 8 {
             let at = std::net::SocketAddr::from(([127, 0, 0, 1], port));
             match std::net::TcpStream::connect_timeout(&at, Duration::from_millis(200)) {
-                Ok(_) => fillers.push(Client::connect(port)),
+                Ok(stream) => fillers.push(stream),
                 Err(_) => break,
             }
         }
