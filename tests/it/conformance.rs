@@ -37,7 +37,10 @@ fn control_as_tyk() {
 #[track_caller]
 fn run(only: &[&str]) {
     assert!(
-        Command::new("redis-server").arg("--version").output().is_ok(),
+        Command::new("redis-server")
+            .arg("--version")
+            .output()
+            .is_ok(),
         "redis-server is not installed; tests/setup installs it"
     );
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conformance");
@@ -54,7 +57,9 @@ fn run(only: &[&str]) {
     for suite in only {
         command.args(["--only", suite]);
     }
-    let done = command.output().expect("python3 is installed; tests/setup installs it");
+    let done = command
+        .output()
+        .expect("python3 is installed; tests/setup installs it");
     assert!(
         done.status.success(),
         "{}{}",

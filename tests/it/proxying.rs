@@ -14,8 +14,7 @@ use std::{
 use serde_json::json;
 
 use crate::harness::{
-    Client, End, Ended, Gate, Origin, Response, Setup, TempDir, api, eventually,
-    free_port,
+    End, Ended, Gate, Origin, Response, Setup, TempDir, api, eventually, free_port,
 };
 
 const PROXY_ERROR: &str = "There was a problem proxying the request";
@@ -38,7 +37,11 @@ mod bodies {
 
     #[test]
     fn an_answer_streams_before_it_is_complete() {
-        for framing in ["Content-Length: 10", "Transfer-Encoding: chunked", "Connection: close"] {
+        for framing in [
+            "Content-Length: 10",
+            "Transfer-Encoding: chunked",
+            "Connection: close",
+        ] {
             let go = Gate::default();
             let door = go.clone();
             let origin = Origin::scripted(move |peer| {
@@ -60,10 +63,16 @@ mod bodies {
             let mut client = gateway.client();
             client.send(b"GET /w/x HTTP/1.1\r\nHost: a\r\n\r\n");
             let came = client.read_until(b"first");
-            assert!(came.ends_with(b"first") || came.ends_with(b"first\r\n"), "{framing}");
+            assert!(
+                came.ends_with(b"first") || came.ends_with(b"first\r\n"),
+                "{framing}"
+            );
             go.open();
             let answer = client.read("GET");
-            assert_eq!((answer.text().as_str(), answer.end), ("firstfinal", End::Complete));
+            assert_eq!(
+                (answer.text().as_str(), answer.end),
+                ("firstfinal", End::Complete)
+            );
         }
     }
 
@@ -85,7 +94,10 @@ mod bodies {
         for (n, gate) in next.iter().enumerate() {
             let event = format!("data: {n}\n\n");
             let came = client.read_until(event.as_bytes());
-            assert!(came.windows(event.len()).any(|w| w == event.as_bytes()), "event {n}");
+            assert!(
+                came.windows(event.len()).any(|w| w == event.as_bytes()),
+                "event {n}"
+            );
             gate.open();
         }
         let answer = client.read("GET");
@@ -97,7 +109,11 @@ mod bodies {
     fn a_request_streams_before_it_is_complete() {
         for (framing, first, last) in [
             ("Content-Length: 10", "first", "final"),
-            ("Transfer-Encoding: chunked", "5\r\nfirst\r\n", "5\r\nfinal\r\n0\r\n\r\n"),
+            (
+                "Transfer-Encoding: chunked",
+                "5\r\nfirst\r\n",
+                "5\r\nfinal\r\n0\r\n\r\n",
+            ),
         ] {
             let come = Gate::default();
             let came = come.clone();
@@ -113,7 +129,10 @@ mod bodies {
             let mut client = gateway.client();
             let head = format!("POST /w/x HTTP/1.1\r\nHost: a\r\n{framing}\r\n\r\n{first}");
             client.send(head.as_bytes());
-            assert!(come.wait(), "{framing}: the first half waits for the second");
+            assert!(
+                come.wait(),
+                "{framing}: the first half waits for the second"
+            );
             client.send(last.as_bytes());
             assert_eq!(client.read("POST").text(), "thanks");
             assert_eq!(origin.requests()[0].body, b"firstfinal");
@@ -138,13 +157,22 @@ mod bodies {
             client.send(b"\r\n");
         }
         client.send(b"0\r\n\r\n");
-        assert!(client.read("POST").body == body, "chunked: the echo differs");
+        assert!(
+            client.read("POST").body == body,
+            "chunked: the echo differs"
+        );
         client.send(
-            format!("PUT /w/x HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len())
-                .as_bytes(),
+            format!(
+                "PUT /w/x HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n",
+                body.len()
+            )
+            .as_bytes(),
         );
         client.send(&body);
-        assert!(client.read("PUT").body == body, "with a length: the echo differs");
+        assert!(
+            client.read("PUT").body == body,
+            "with a length: the echo differs"
+        );
         assert!(origin.violations().is_empty(), "{:?}", origin.violations());
     }
 
@@ -175,7 +203,10 @@ mod bodies {
             "drained or closed, nothing between: {}",
             next.summary()
         );
-        let smuggled = origin.requests().iter().any(|r| r.target.contains("smuggled"));
+        let smuggled = origin
+            .requests()
+            .iter()
+            .any(|r| r.target.contains("smuggled"));
         assert!(!smuggled, "the rest of a body became a request");
     }
 
@@ -195,7 +226,9 @@ mod bodies {
         );
         assert!(begun.wait());
         drop(client);
-        eventually("the upstream connection ends", || origin.connections()[0].ended);
+        eventually("the upstream connection ends", || {
+            origin.connections()[0].ended
+        });
         let sent = origin.connections()[0].bytes.clone();
         assert!(!sent.ends_with(b"0\r\n\r\n"), "{}", sent.escape_ascii());
     }
@@ -209,9 +242,13 @@ mod bodies {
         let gateway = Setup::in_front_of(origin.port()).start();
         let mut client = gateway.client();
         client.send(b"GET /w/x HTTP/1.1\r\nHost: a\r\n\r\n");
-        eventually("the origin has it", || (!origin.requests().is_empty()).then_some(()));
+        eventually("the origin has it", || {
+            (!origin.requests().is_empty()).then_some(())
+        });
         drop(client);
-        eventually("the upstream connection ends", || origin.connections()[0].ended);
+        eventually("the upstream connection ends", || {
+            origin.connections()[0].ended
+        });
     }
 
     #[test]
@@ -242,7 +279,10 @@ mod bodies {
             crate::harness::within(Duration::from_millis(300), || None::<()>);
             still.then_some(())
         });
-        assert!(stuck.load(Ordering::Relaxed) < MUCH, "nothing held the origin back");
+        assert!(
+            stuck.load(Ordering::Relaxed) < MUCH,
+            "nothing held the origin back"
+        );
         let grown = gateway.resident_kib().saturating_sub(before);
         assert!(grown < 4 * 1024, "{grown} KiB more for one slow reader");
         let mut came = client.inbox.buf.len();
@@ -270,7 +310,10 @@ mod semantics {
         let mut client = gateway.client();
         client.send(b"HEAD /w/x HTTP/1.1\r\nHost: a\r\n\r\n");
         let answer = client.read("HEAD");
-        assert_eq!((answer.status, answer.field("content-length")), (200, Some("10")));
+        assert_eq!(
+            (answer.status, answer.field("content-length")),
+            (200, Some("10"))
+        );
         assert_eq!(client.get("/w/x").text(), "0123456789");
         // An error of the gateway's own has no body for HEAD either.
         client.send(b"HEAD /nowhere HTTP/1.1\r\nHost: a\r\n\r\n");
@@ -293,7 +336,11 @@ mod semantics {
             assert_eq!((answer.status, answer.end), (status, End::Complete));
             assert_eq!(client.get("/w/x").text(), "body", "behind {status}");
         }
-        assert_eq!(origin.connections().len(), 1, "a connection was thrown away");
+        assert_eq!(
+            origin.connections().len(),
+            1,
+            "a connection was thrown away"
+        );
     }
 
     #[test]
@@ -310,7 +357,11 @@ mod semantics {
         let mut client = gateway.client();
         client.send(b"GET /w/x HTTP/1.1\r\nHost: a\r\n\r\n");
         let hints = client.read_until(b"\r\n\r\n");
-        assert!(hints.starts_with(b"HTTP/1.1 103"), "{}", hints.escape_ascii());
+        assert!(
+            hints.starts_with(b"HTTP/1.1 103"),
+            "{}",
+            hints.escape_ascii()
+        );
         go.open();
         let answer = client.read("GET");
         assert_eq!((answer.interim, answer.body), (vec![103], b"late".to_vec()));
@@ -330,7 +381,11 @@ mod semantics {
             b"POST /w/x HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n",
         );
         let interim = client.read_until(b"\r\n\r\n");
-        assert!(interim.starts_with(b"HTTP/1.1 100"), "{}", interim.escape_ascii());
+        assert!(
+            interim.starts_with(b"HTTP/1.1 100"),
+            "{}",
+            interim.escape_ascii()
+        );
         client.send(b"abc");
         let answer = client.read("POST");
         assert_eq!((answer.status, answer.interim), (200, vec![100]));
@@ -374,21 +429,30 @@ mod semantics {
         assert_eq!(client.read("GET").status, 200);
         let seen = origin.requests().pop().expect("one request");
         assert_eq!(seen.target, "/x?a=1&b=%20");
-        assert_eq!(seen.field("host"), Some(format!("127.0.0.1:{}", origin.port()).as_str()));
+        assert_eq!(
+            seen.field("host"),
+            Some(format!("127.0.0.1:{}", origin.port()).as_str())
+        );
         assert_eq!(seen.field("x-forwarded-for"), Some("10.0.0.1, 127.0.0.1"));
         assert_eq!(seen.field("user-agent"), Some("Tyk/v5.4.0"));
         assert_eq!(seen.field("accept-encoding"), Some("gzip"));
         assert_eq!(seen.field("x-hop"), None);
         assert_eq!(seen.field("x-real-ip"), None);
-        let both: Vec<&str> =
-            seen.fields.iter().filter(|(n, _)| n == "X-A").map(|(_, v)| v.as_str()).collect();
+        let both: Vec<&str> = seen
+            .fields
+            .iter()
+            .filter(|(n, _)| n == "X-A")
+            .map(|(_, v)| v.as_str())
+            .collect();
         assert_eq!(both, ["1", "2"]);
     }
 
     fn gzip(text: &[u8]) -> Vec<u8> {
         let mut packed = Vec::new();
         let level = flate2::Compression::default();
-        flate2::read::GzEncoder::new(text, level).read_to_end(&mut packed).expect("in memory");
+        flate2::read::GzEncoder::new(text, level)
+            .read_to_end(&mut packed)
+            .expect("in memory");
         packed
     }
 
@@ -448,7 +512,11 @@ mod semantics {
         let mut client = gateway.client();
         client.send(b"GET /w/x HTTP/1.1\r\nHost: a\r\n\r\n");
         let came = client.read_until(b"first half");
-        assert!(came.windows(10).any(|w| w == b"first half"), "{}", came.escape_ascii());
+        assert!(
+            came.windows(10).any(|w| w == b"first half"),
+            "{}",
+            came.escape_ascii()
+        );
         go.open();
         assert_eq!(client.read("GET").text(), "first half, second half");
         assert!(second.wait());
@@ -460,7 +528,11 @@ mod semantics {
         let mut flipped = packed.clone();
         let middle = flipped.len() / 2;
         flipped[middle] ^= 0xff;
-        for broken in [flipped, packed[..packed.len() - 9].to_vec(), b"no gzip at all".to_vec()] {
+        for broken in [
+            flipped,
+            packed[..packed.len() - 9].to_vec(),
+            b"no gzip at all".to_vec(),
+        ] {
             let answer = packed_answer(&broken);
             let origin = Origin::answering(move |_| answer.clone());
             let gateway = Setup::in_front_of(origin.port()).start();
@@ -507,8 +579,11 @@ mod semantics {
         let gateway = Setup::in_front_of(origin.port()).start();
         let answer = gateway.get("/w/x");
         assert_eq!(answer.text(), "body");
-        let names: Vec<String> =
-            answer.trailers.iter().map(|(n, _)| n.to_ascii_lowercase()).collect();
+        let names: Vec<String> = answer
+            .trailers
+            .iter()
+            .map(|(n, _)| n.to_ascii_lowercase())
+            .collect();
         assert!(!names.contains(&"set-cookie".to_owned()), "{names:?}");
         assert_eq!(answer.field("set-cookie"), None);
     }
@@ -549,7 +624,11 @@ mod upstreams {
         assert_eq!(client.get("/w/first").status, 200);
         client.send(b"POST /w/pay HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc");
         let answer = client.read("POST");
-        let times = origin.requests().iter().filter(|r| r.target == "/pay").count();
+        let times = origin
+            .requests()
+            .iter()
+            .filter(|r| r.target == "/pay")
+            .count();
         assert_eq!(times, 1, "answered {}", answer.summary());
         assert_error(&answer, 500, PROXY_ERROR);
     }
@@ -571,7 +650,11 @@ mod upstreams {
             let answer = client.read("POST");
             assert_eq!(answer.status, 200, "POST {n}: {}", answer.summary());
             eventually("the origin has closed", || {
-                origin.connections().iter().all(|c| c.ended == Some(Ended::ByOrigin)).then_some(())
+                origin
+                    .connections()
+                    .iter()
+                    .all(|c| c.ended == Some(Ended::ByOrigin))
+                    .then_some(())
             });
         }
         assert_eq!(origin.requests().len(), 20);
@@ -585,7 +668,11 @@ mod upstreams {
         let gateway = Setup::in_front_of(origin.port()).start();
         let answer = gateway.get("/w/x");
         assert_error(&answer, 500, PROXY_ERROR);
-        assert!(origin.requests().len() <= 3, "{} attempts", origin.requests().len());
+        assert!(
+            origin.requests().len() <= 3,
+            "{} attempts",
+            origin.requests().len()
+        );
     }
 
     #[test]
@@ -651,12 +738,18 @@ mod upstreams {
         xml.send(b"GET /w/x HTTP/1.1\r\nHost: a\r\nContent-Type: application/xml\r\n\r\n");
         let answer = xml.read("GET");
         assert_eq!(answer.field("content-type"), Some("application/xml"));
-        assert!(answer.text().contains(&format!("<error>{PROXY_ERROR}</error>")));
+        assert!(
+            answer
+                .text()
+                .contains(&format!("<error>{PROXY_ERROR}</error>"))
+        );
     }
 
     #[test]
     fn an_unknown_name_has_tyks_text() {
-        let gateway = Setup::new().api(api("w", "http://no-such-host.invalid")).start();
+        let gateway = Setup::new()
+            .api(api("w", "http://no-such-host.invalid"))
+            .start();
         assert_error(&gateway.get("/w/x"), 500, "Upstream host lookup failed");
     }
 
@@ -670,13 +763,18 @@ mod upstreams {
             }
             Response::new(200, &req.target).to_bytes()
         });
-        let gateway =
-            Setup::in_front_of(origin.port()).conf(json!({"proxy_default_timeout": 1})).start();
+        let gateway = Setup::in_front_of(origin.port())
+            .conf(json!({"proxy_default_timeout": 1}))
+            .start();
         let mut client = gateway.client();
         let asked = Instant::now();
         let answer = client.get("/w/late");
         assert_error(&answer, 504, "Upstream service reached hard timeout.");
-        assert!(asked.elapsed() > Duration::from_millis(900), "{:?}", asked.elapsed());
+        assert!(
+            asked.elapsed() > Duration::from_millis(900),
+            "{:?}",
+            asked.elapsed()
+        );
         go.open();
         // The late answer belongs to nobody.
         assert_eq!(client.get("/w/next").text(), "/next");
@@ -693,12 +791,16 @@ mod upstreams {
             door.wait();
             let _ = peer.write(b"b");
         });
-        let gateway =
-            Setup::in_front_of(origin.port()).conf(json!({"proxy_default_timeout": 1})).start();
+        let gateway = Setup::in_front_of(origin.port())
+            .conf(json!({"proxy_default_timeout": 1}))
+            .start();
         let mut client = gateway.client();
         client.send(b"GET /w/x HTTP/1.1\r\nHost: a\r\n\r\n");
         client.read_until(b"a\r\n");
-        assert!(client.stays_silent(Duration::from_secs(2)), "the stream was cut");
+        assert!(
+            client.stays_silent(Duration::from_secs(2)),
+            "the stream was cut"
+        );
         go.open();
         assert_eq!(client.read("GET").text(), "ab");
     }
@@ -714,15 +816,17 @@ mod upstreams {
         stuck.listen(0).expect("it listens");
         let listener = TcpListener::from(stuck);
         let port = listener.local_addr().expect("it is bound").port();
-        let mut fillers: Vec<Client> = Vec::new();
+        let at = std::net::SocketAddr::from(([127, 0, 0, 1], port));
+        let mut fillers = Vec::new();
         while fillers.len() < 8 {
-            let at = std::net::SocketAddr::from(([127, 0, 0, 1], port));
             match std::net::TcpStream::connect_timeout(&at, Duration::from_millis(200)) {
-                Ok(_) => fillers.push(Client::connect(port)),
+                Ok(filler) => fillers.push(filler),
                 Err(_) => break,
             }
         }
-        let gateway = Setup::in_front_of(port).conf(json!({"proxy_default_timeout": 1})).start();
+        let gateway = Setup::in_front_of(port)
+            .conf(json!({"proxy_default_timeout": 1}))
+            .start();
         let answer = gateway.get("/w/x");
         assert!(matches!(answer.status, 500 | 504), "{}", answer.summary());
         drop(listener);
@@ -757,7 +861,10 @@ mod faults {
 #[test]
 fn a_template_folder_replaces_the_texts_of_errors() {
     let templates = TempDir::new("templates");
-    for (name, text) in [("error.json", "{\"sorry\": \"{{.Message}}\"}"), ("error.xml", "<sorry/>")] {
+    for (name, text) in [
+        ("error.json", "{\"sorry\": \"{{.Message}}\"}"),
+        ("error.xml", "<sorry/>"),
+    ] {
         std::fs::write(templates.path().join(name), text).expect("a folder of its own");
     }
     let gateway = Setup::in_front_of(free_port())

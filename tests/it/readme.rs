@@ -63,7 +63,12 @@ fn quickstart_prints_lines_that_work() {
     // Everything is printed at once; the last line of it is the text of the last thing to try.
     let mut printed = Vec::new();
     let wanted = 3;
-    while printed.iter().filter(|l: &&String| l.trim().starts_with("# → ")).count() < wanted {
+    while printed
+        .iter()
+        .filter(|l: &&String| l.trim().starts_with("# → "))
+        .count()
+        < wanted
+    {
         match lines.recv_timeout(PATIENCE) {
             Ok(line) => printed.push(line),
             Err(_) => break,
@@ -71,12 +76,27 @@ fn quickstart_prints_lines_that_work() {
     }
     let commands = to_try(&printed);
     let log = || fs::read_to_string(folder.path().join("log")).unwrap_or_default();
-    assert!(commands.len() >= wanted, "printed: {printed:#?}\nlog: {}", log());
+    assert!(
+        commands.len() >= wanted,
+        "printed: {printed:#?}\nlog: {}",
+        log()
+    );
     for (command, text) in commands {
-        let done = Command::new("sh").args(["-c", &command]).output().expect("sh is there");
+        let done = Command::new("sh")
+            .args(["-c", &command])
+            .output()
+            .expect("sh is there");
         let shown = String::from_utf8_lossy(&done.stdout).into_owned();
-        assert!(done.status.success(), "{command}: {}\nlog: {}", done.status, log());
-        assert!(shown.contains(&text), "{command}\nshows {shown}\nand not {text}");
+        assert!(
+            done.status.success(),
+            "{command}: {}\nlog: {}",
+            done.status,
+            log()
+        );
+        assert!(
+            shown.contains(&text),
+            "{command}\nshows {shown}\nand not {text}"
+        );
     }
     drop(running);
 }
@@ -87,8 +107,14 @@ fn readme_names_the_two_commands() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let readme = fs::read_to_string(root.join("README.md")).expect("README.md is there");
     for command in ["cargo run --release -- quickstart", "tests/run"] {
-        assert!(readme.contains(command), "README.md does not name `{command}`");
+        assert!(
+            readme.contains(command),
+            "README.md does not name `{command}`"
+        );
     }
     let ci = fs::read_to_string(root.join(".ci/run")).expect(".ci/run is there");
-    assert!(ci.contains("tests/run"), ".ci/run does not run README's test command");
+    assert!(
+        ci.contains("tests/run"),
+        ".ci/run does not run README's test command"
+    );
 }

@@ -17,7 +17,9 @@ fn named(name: &'static str) -> Origin {
 
 /// A gateway with `count` APIs called `api0`, `api1` … in front of `origin`.
 fn many(origin: &Origin, count: usize) -> Setup {
-    (0..count).fold(Setup::new(), |setup, n| setup.api(api(&format!("api{n}"), &origin.url())))
+    (0..count).fold(Setup::new(), |setup, n| {
+        setup.api(api(&format!("api{n}"), &origin.url()))
+    })
 }
 
 fn statuses(gateway: &Gateway, paths: &[&str]) -> Vec<u16> {
@@ -33,7 +35,11 @@ fn added_changed_and_removed_apis_take_effect_at_the_reload() {
     gateway.write_api(&api("new", &a.url()));
     gateway.write_api(&api("w", &b.url()));
     gateway.remove_api("gone");
-    assert_eq!(gateway.get("/w/x").text(), "a /x", "files alone change nothing");
+    assert_eq!(
+        gateway.get("/w/x").text(),
+        "a /x",
+        "files alone change nothing"
+    );
     assert_eq!(statuses(&gateway, &["/new/x", "/gone/x"]), [404, 200]);
     gateway.reload();
     assert_eq!(gateway.get("/w/x").text(), "b /x");
@@ -52,7 +58,9 @@ fn a_reload_without_block_takes_effect_soon() {
     let gateway = Setup::in_front_of(origin.port()).start();
     gateway.write_api(&api("new", &origin.url()));
     assert_eq!(gateway.admin("GET", "/tyk/reload", "").status, 200);
-    eventually("the new API answers", || (gateway.get("/new/x").status == 200).then_some(()));
+    eventually("the new API answers", || {
+        (gateway.get("/new/x").status == 200).then_some(())
+    });
 }
 
 #[test]
@@ -86,7 +94,10 @@ fn a_broken_definition_costs_nobody_else() {
     for n in 0..20 {
         gateway.write_api(&api(&format!("api{n}"), &b.url()));
     }
-    gateway.write("apps/api3.json", "{\n  \"api_id\": \"api3\",\n  \"proxy\": [,]\n}");
+    gateway.write(
+        "apps/api3.json",
+        "{\n  \"api_id\": \"api3\",\n  \"proxy\": [,]\n}",
+    );
     gateway.reload();
     for n in 0..20 {
         let wanted = if n == 3 { "a /x" } else { "b /x" };
@@ -94,7 +105,10 @@ fn a_broken_definition_costs_nobody_else() {
     }
     let log = gateway.log();
     let told = log.lines().find(|l| l.contains("api3.json"));
-    assert!(told.is_some_and(|l| l.contains('3')), "no line names api3.json: {told:?}");
+    assert!(
+        told.is_some_and(|l| l.contains('3')),
+        "no line names api3.json: {told:?}"
+    );
     assert_eq!(gateway.get("/ready").status, 200);
     gateway.write_api(&api("api3", &b.url()));
     gateway.reload();
@@ -112,10 +126,16 @@ fn a_refused_definition_answers_404_and_nothing_falls_through() {
     inner["version_data"]["versions"]["Default"]["extended_paths"] =
         json!({"white_list": [{"path": "(", "method": "GET"}]});
     let gateway = Setup::new().api(outer).api(inner).start();
-    assert_eq!(statuses(&gateway, &["/nest/x", "/nest/inner/x"]), [200, 404]);
+    assert_eq!(
+        statuses(&gateway, &["/nest/x", "/nest/inner/x"]),
+        [200, 404]
+    );
     assert_eq!(gateway.get("/nest/inner/x").text(), "Not Found");
     let log = gateway.log();
-    assert!(log.contains("inner.json"), "the log does not name the file:\n{log}");
+    assert!(
+        log.contains("inner.json"),
+        "the log does not name the file:\n{log}"
+    );
 }
 
 #[test]
@@ -126,9 +146,15 @@ fn without_any_readable_file_the_old_table_is_kept() {
     let away = gateway.dir().join("elsewhere");
     fs::rename(gateway.dir().join("apps"), &away).expect("a folder moves");
     let _ = gateway.admin("GET", "/tyk/reload/?block=true", "");
-    assert_eq!(statuses(&gateway, &["/api0/x", "/api4/x", "/ready"]), [200, 200, 200]);
+    assert_eq!(
+        statuses(&gateway, &["/api0/x", "/api4/x", "/ready"]),
+        [200, 200, 200]
+    );
     assert_eq!(gateway.metric(LAST_RELOAD), Some(0.0));
-    assert!(gateway.log().contains("apps"), "the log does not say what is missing");
+    assert!(
+        gateway.log().contains("apps"),
+        "the log does not say what is missing"
+    );
     fs::rename(away, gateway.dir().join("apps")).expect("a folder moves");
     gateway.reload();
     assert_eq!(gateway.metric(LAST_RELOAD), Some(1.0));
@@ -142,20 +168,43 @@ fn a_dry_run_tells_and_publishes_nothing() {
     gateway.write_api(&api("new", &a.url()));
     gateway.write_api(&api("api0", &b.url()));
     gateway.remove_api("api1");
-    gateway.write("apps/broken.json", "{\n  \"api_id\": \"broken\",\n  \"name\": 7,\n}");
+    gateway.write(
+        "apps/broken.json",
+        "{\n  \"api_id\": \"broken\",\n  \"name\": 7,\n}",
+    );
     let answer = gateway.admin("GET", "/tyk/reload?dry_run=true", "");
     assert_eq!(answer.status, 200, "{}", answer.summary());
     let report = answer.json();
     let ids = |list: &Value| -> BTreeSet<String> {
         let all = list.as_array().expect("a list").iter();
-        all.map(|v| v.as_str().unwrap_or_else(|| v["api_id"].as_str().expect("an id")).to_owned())
-            .collect()
+        all.map(|v| {
+            v.as_str()
+                .unwrap_or_else(|| v["api_id"].as_str().expect("an id"))
+                .to_owned()
+        })
+        .collect()
     };
     assert!(report["status"].is_string(), "{report:#}");
-    assert_eq!(ids(&report["added"]), BTreeSet::from(["new".to_owned()]), "{report:#}");
-    assert_eq!(ids(&report["removed"]), BTreeSet::from(["api1".to_owned()]), "{report:#}");
-    assert_eq!(ids(&report["changed"]), BTreeSet::from(["api0".to_owned()]), "{report:#}");
-    assert_eq!(report["changed"][0]["pointers"], json!(["/proxy/target_url"]), "{report:#}");
+    assert_eq!(
+        ids(&report["added"]),
+        BTreeSet::from(["new".to_owned()]),
+        "{report:#}"
+    );
+    assert_eq!(
+        ids(&report["removed"]),
+        BTreeSet::from(["api1".to_owned()]),
+        "{report:#}"
+    );
+    assert_eq!(
+        ids(&report["changed"]),
+        BTreeSet::from(["api0".to_owned()]),
+        "{report:#}"
+    );
+    assert_eq!(
+        report["changed"][0]["pointers"],
+        json!(["/proxy/target_url"]),
+        "{report:#}"
+    );
     let refused = &report["refused"][0];
     let file = refused["file"].as_str().expect("a file");
     assert!(file.ends_with("broken.json"), "{report:#}");
@@ -191,7 +240,8 @@ fn open_streams_survive_every_reload() {
                     }
                 }
                 "/events" => {
-                    let _ = peer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n");
+                    let _ =
+                        peer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n");
                     let _ = peer.write(b"data: one\n\n");
                     door.wait();
                     let _ = peer.write(b"data: two\n\n");
@@ -212,7 +262,10 @@ fn open_streams_survive_every_reload() {
             )
             .as_bytes(),
         );
-        assert_eq!(client.read_head().status, if path.ends_with("ws") { 101 } else { 200 });
+        assert_eq!(
+            client.read_head().status,
+            if path.ends_with("ws") { 101 } else { 200 }
+        );
         client
     };
     let mut sockets: Vec<Client> = (0..10).map(|n| open(&format!("/api{n}/ws"))).collect();
@@ -234,14 +287,21 @@ fn open_streams_survive_every_reload() {
         load.run_for(20);
         for (n, socket) in sockets.iter_mut().enumerate() {
             socket.send(b"ping");
-            assert_eq!(socket.read_until(b"ping"), b"ping", "websocket {n}, round {round}");
+            assert_eq!(
+                socket.read_until(b"ping"),
+                b"ping",
+                "websocket {n}, round {round}"
+            );
             socket.inbox.buf.clear();
         }
     }
     go.open();
     for (n, stream) in events.iter_mut().enumerate() {
         let rest = stream.read_until(b"data: two\n\n");
-        assert!(rest.windows(9).any(|w| w == b"data: two"), "stream {n} was cut");
+        assert!(
+            rest.windows(9).any(|w| w == b"data: two"),
+            "stream {n} was cut"
+        );
     }
     load.stop().assert_flawless(&origin);
 }
@@ -259,18 +319,32 @@ fn many_reloads_leave_nothing_behind() {
         gateway.reload();
         assert_eq!(gateway.get("/api5/x").status, 200);
     };
-    let threads = || fs::read_dir(format!("/proc/{}/task", gateway.pid())).map_or(0, Iterator::count);
+    let threads =
+        || fs::read_dir(format!("/proc/{}/task", gateway.pid())).map_or(0, Iterator::count);
     let warm = rounds / 4;
     (0..warm).for_each(round);
-    let before = (gateway.resident_kib(), gateway.open_descriptors(), threads());
+    let before = (
+        gateway.resident_kib(),
+        gateway.open_descriptors(),
+        threads(),
+    );
     (warm..rounds).for_each(round);
     let after = eventually("descriptors are given back", || {
-        let now = (gateway.resident_kib(), gateway.open_descriptors(), threads());
+        let now = (
+            gateway.resident_kib(),
+            gateway.open_descriptors(),
+            threads(),
+        );
         (now.1 <= before.1 + 2).then_some(now)
     });
     assert_eq!(after.2, before.2, "threads");
     let allowed = (before.0 / 20).max(10 * 1024);
-    assert!(after.0 < before.0 + allowed, "{} KiB became {} KiB", before.0, after.0);
+    assert!(
+        after.0 < before.0 + allowed,
+        "{} KiB became {} KiB",
+        before.0,
+        after.0
+    );
 }
 
 /// What the control API writes is there whole, or not at all, and says why not.
@@ -292,7 +366,11 @@ fn a_write_that_fails_leaves_the_old_definition() {
     assert_eq!(names.len(), 3, "something was left behind: {names:?}");
     fs::remove_dir_all(folder).expect("our own folder");
     assert_eq!(gateway.admin("POST", "/tyk/apis", &definition).status, 200);
-    assert_eq!(gateway.get("/blocked/x").status, 404, "only a reload publishes");
+    assert_eq!(
+        gateway.get("/blocked/x").status,
+        404,
+        "only a reload publishes"
+    );
     gateway.reload();
     assert_eq!(gateway.get("/blocked/x").status, 200);
 }
@@ -302,7 +380,16 @@ fn no_name_leaves_the_folder_of_definitions() {
     let origin = named("a");
     let gateway = many(&origin, 1).start();
     let before = tree(gateway.dir());
-    for id in ["../evil", "..", ".", "a/../../evil", "/etc/evil", "a\\..\\evil", "evil\u{0}", "a/b"] {
+    for id in [
+        "../evil",
+        "..",
+        ".",
+        "a/../../evil",
+        "/etc/evil",
+        "a\\..\\evil",
+        "evil\u{0}",
+        "a/b",
+    ] {
         let mut definition = api("x", &origin.url());
         definition["api_id"] = json!(id);
         let answer = gateway.admin("POST", "/tyk/apis", &definition.to_string());
@@ -317,7 +404,11 @@ fn no_name_leaves_the_folder_of_definitions() {
             );
         }
     }
-    assert_eq!(tree(gateway.dir()), before, "something was written or removed");
+    assert_eq!(
+        tree(gateway.dir()),
+        before,
+        "something was written or removed"
+    );
 }
 
 /// The names of all files below a folder, but for the log and the store.
@@ -355,6 +446,10 @@ fn a_reload_of_many_apis_does_not_stall_traffic() {
         load.run_for(20);
     }
     let report = load.stop();
-    assert!(report.slowest < Duration::from_secs(2), "{:?}", report.slowest);
+    assert!(
+        report.slowest < Duration::from_secs(2),
+        "{:?}",
+        report.slowest
+    );
     report.assert_flawless(&origin);
 }

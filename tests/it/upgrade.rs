@@ -23,8 +23,7 @@ fn fine() -> Origin {
 
 /// Drains in seconds, not half a minute.
 fn quick(origin: &Origin, drain_s: u64) -> Setup {
-    Setup::in_front_of(origin.port())
-        .conf(json!({"graceful_shutdown_timeout_duration": drain_s}))
+    Setup::in_front_of(origin.port()).conf(json!({"graceful_shutdown_timeout_duration": drain_s}))
 }
 
 #[track_caller]
@@ -57,17 +56,31 @@ fn upgrades_under_load_lose_no_request() {
         let mut seen: Vec<u64> = origin
             .requests()
             .iter()
-            .filter_map(|r| r.target.strip_prefix(path)?.strip_prefix("?id=")?.parse().ok())
+            .filter_map(|r| {
+                r.target
+                    .strip_prefix(path)?
+                    .strip_prefix("?id=")?
+                    .parse()
+                    .ok()
+            })
             .collect();
         let mut wanted = answered.clone();
         seen.sort_unstable();
         wanted.sort_unstable();
-        assert_eq!(seen.len(), wanted.len(), "{path}: sent and answered differ in number");
+        assert_eq!(
+            seen.len(),
+            wanted.len(),
+            "{path}: sent and answered differ in number"
+        );
         assert!(seen == wanted, "{path}: sent and answered differ");
     }
     pids.sort_unstable();
     pids.dedup();
-    assert_eq!(pids.len(), rounds + 1, "each generation is a process of its own");
+    assert_eq!(
+        pids.len(),
+        rounds + 1,
+        "each generation is a process of its own"
+    );
 }
 
 #[test]
@@ -113,7 +126,9 @@ fn a_new_binary_that_dies_leaves_the_old_process_serving() {
         ("no program at all", "cannot be executed"),
     ] {
         replace(&binary, script);
-        let failures = gateway.metric("penstock_upgrade_failures_total").unwrap_or(0.0);
+        let failures = gateway
+            .metric("penstock_upgrade_failures_total")
+            .unwrap_or(0.0);
         gateway.signal("USR2");
         eventually(what, || {
             (gateway.metric("penstock_upgrade_failures_total")? > failures).then_some(())
@@ -188,17 +203,28 @@ fn a_second_signal_waits_for_the_first() {
     assert!(arrived.wait());
     let first = gateway.pid();
     gateway.signal("USR2");
-    let second = eventually("the successor serves", || Some(gateway.pid()).filter(|p| *p != first));
+    let second = eventually("the successor serves", || {
+        Some(gateway.pid()).filter(|p| *p != first)
+    });
     gateway.signal("USR2");
     // The first still drains: the successor must not give way yet.
-    let third = within(Duration::from_secs(1), || Some(gateway.pid()).filter(|p| *p != second));
-    assert_eq!(third, None, "a third process began while the first was draining");
+    let third = within(Duration::from_secs(1), || {
+        Some(gateway.pid()).filter(|p| *p != second)
+    });
+    assert_eq!(
+        third, None,
+        "a third process began while the first was draining"
+    );
     assert!(!gateway.is_gone(first));
     go.open();
     assert_eq!(client.read("GET").text(), "/long");
-    let third = eventually("the queued upgrade", || Some(gateway.pid()).filter(|p| *p != second));
+    let third = eventually("the queued upgrade", || {
+        Some(gateway.pid()).filter(|p| *p != second)
+    });
     eventually("the first leaves", || gateway.is_gone(first).then_some(()));
-    eventually("the second leaves", || gateway.is_gone(second).then_some(()));
+    eventually("the second leaves", || {
+        gateway.is_gone(second).then_some(())
+    });
     assert!(!gateway.is_gone(third));
     assert_eq!(gateway.get("/w/x").status, 200);
 }
@@ -220,14 +246,18 @@ fn a_request_under_way_is_answered_by_the_process_that_took_it() {
     assert!(arrived.wait());
     let old = gateway.pid();
     gateway.signal("USR2");
-    eventually("the successor serves", || (gateway.pid() != old).then_some(()));
+    eventually("the successor serves", || {
+        (gateway.pid() != old).then_some(())
+    });
     assert_eq!(gateway.get("/w/x").status, 200);
     go.open();
     let answer = client.read("GET");
     assert_eq!((answer.status, answer.text().as_str()), (200, "/long"));
     // Its connection is told to go elsewhere.
     assert!(client.closes());
-    eventually("the old process leaves", || gateway.is_gone(old).then_some(()));
+    eventually("the old process leaves", || {
+        gateway.is_gone(old).then_some(())
+    });
 }
 
 /// A script that switches to a websocket, or streams events, and then waits to be ended.
@@ -239,9 +269,8 @@ fn streaming() -> Origin {
                 b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n\
                   Upgrade: websocket\r\n\r\n",
             ),
-            "/events" => peer.write(
-                b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: one\n\n",
-            ),
+            "/events" => peer
+                .write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: one\n\n"),
             _ => {
                 let _ = peer.write(&Response::new(200, "fine").to_bytes());
                 return;
@@ -254,8 +283,10 @@ fn streaming() -> Origin {
 fn open_stream(gateway: &Gateway, path: &str) -> Client {
     let mut client = gateway.client();
     client.send(
-        format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
-            .as_bytes(),
+        format!(
+            "GET {path} HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+        )
+        .as_bytes(),
     );
     client
 }
@@ -264,9 +295,17 @@ fn open_stream(gateway: &Gateway, path: &str) -> Client {
 fn assert_streams_end_cleanly(mut socket: Client, mut events: Client) {
     assert_eq!(socket.read_head().status, 101);
     let last = socket.read_to_end();
-    assert!(last.ends_with(GOING_AWAY), "the websocket ended with {}", last.escape_ascii());
+    assert!(
+        last.ends_with(GOING_AWAY),
+        "the websocket ended with {}",
+        last.escape_ascii()
+    );
     let whole = events.read("GET");
-    assert_eq!((whole.status, whole.end), (200, End::Complete), "the event stream");
+    assert_eq!(
+        (whole.status, whole.end),
+        (200, End::Complete),
+        "the event stream"
+    );
 }
 
 #[test]
@@ -275,14 +314,24 @@ fn streams_end_cleanly_at_the_limit_of_an_upgrade() {
     let mut gateway = quick(&origin, 2).start();
     let socket = open_stream(&gateway, "/w/ws");
     let events = open_stream(&gateway, "/w/events");
-    eventually("both streams are open", || (origin.requests().len() == 2).then_some(()));
+    eventually("both streams are open", || {
+        (origin.requests().len() == 2).then_some(())
+    });
     let old = gateway.pid();
     let began = Instant::now();
     gateway.signal("USR2");
-    eventually("the successor serves", || (gateway.pid() != old).then_some(()));
+    eventually("the successor serves", || {
+        (gateway.pid() != old).then_some(())
+    });
     assert_streams_end_cleanly(socket, events);
-    eventually("the old process leaves", || gateway.is_gone(old).then_some(()));
-    assert!(began.elapsed() < Duration::from_secs(12), "{:?}", began.elapsed());
+    eventually("the old process leaves", || {
+        gateway.is_gone(old).then_some(())
+    });
+    assert!(
+        began.elapsed() < Duration::from_secs(12),
+        "{:?}",
+        began.elapsed()
+    );
     assert_eq!(gateway.get("/w/x").status, 200);
 }
 
@@ -306,9 +355,15 @@ fn sigterm_drains_and_leaves() {
     gateway.signal("TERM");
     // Readiness goes first: a balancer that still asks is told so, or is not let in any more.
     eventually("nobody is told that it is ready", || {
-        gateway.try_get("/ready").is_none_or(|r| r.status != 200).then_some(())
+        gateway
+            .try_get("/ready")
+            .is_none_or(|r| r.status != 200)
+            .then_some(())
     });
-    assert!(gateway.exit_code(Duration::from_millis(300)).is_none(), "it left a request behind");
+    assert!(
+        gateway.exit_code(Duration::from_millis(300)).is_none(),
+        "it left a request behind"
+    );
     go.open();
     let answer = client.read("GET");
     assert_eq!((answer.status, answer.text().as_str()), (200, "/long"));
@@ -329,8 +384,16 @@ fn sigterm_under_load_cuts_no_answer() {
     for failure in &report.failed {
         assert!(failure.contains("connect:"), "{failure}");
     }
-    let seen = origin.requests().iter().filter(|r| r.target.starts_with("/load")).count();
-    assert_eq!(seen, report.answered.len(), "requests that nobody got an answer to");
+    let seen = origin
+        .requests()
+        .iter()
+        .filter(|r| r.target.starts_with("/load"))
+        .count();
+    assert_eq!(
+        seen,
+        report.answered.len(),
+        "requests that nobody got an answer to"
+    );
 }
 
 #[test]
@@ -339,13 +402,18 @@ fn sigterm_is_bounded_and_ends_streams_cleanly() {
     let mut gateway = quick(&origin, 2).start();
     let socket = open_stream(&gateway, "/w/ws");
     let events = open_stream(&gateway, "/w/events");
-    eventually("both streams are open", || (origin.requests().len() == 2).then_some(()));
+    eventually("both streams are open", || {
+        (origin.requests().len() == 2).then_some(())
+    });
     let began = Instant::now();
     gateway.signal("TERM");
     assert_streams_end_cleanly(socket, events);
     assert_eq!(gateway.exit_code(PATIENCE), Some(Some(0)));
     let took = began.elapsed();
-    assert!(took > Duration::from_millis(1500), "it did not wait for the streams: {took:?}");
+    assert!(
+        took > Duration::from_millis(1500),
+        "it did not wait for the streams: {took:?}"
+    );
     assert!(took < Duration::from_secs(8), "{took:?}");
 }
 
@@ -358,5 +426,8 @@ fn the_port_is_free_again_behind_sigterm() {
     gateway.signal("TERM");
     assert_eq!(gateway.exit_code(PATIENCE), Some(Some(0)));
     assert!(Client::try_connect(port).is_err());
-    assert!(!gateway.dir().join("gateway.pid").exists(), "the pid file stays behind");
+    assert!(
+        !gateway.dir().join("gateway.pid").exists(),
+        "the pid file stays behind"
+    );
 }
