@@ -33,7 +33,6 @@ pub struct Settings {
     /// Bodies that a step reads.
     pub step_body_bytes_max: u64,
     pub interim_max: u32,
-    pub pipelined_max: usize,
     pub header_deadline_ms: u64,
     pub body_grace_ms: u64,
     /// Bytes per second a request body must keep up after the grace; 0 switches it off.

@@ -162,7 +162,6 @@ fn settings(config: &Config) -> Settings {
         request_body_bytes_max: options.request_body_bytes_max().unwrap_or(u64::MAX),
         step_body_bytes_max: limits.step_body_bytes,
         interim_max: limits.interim_responses,
-        pipelined_max: limits.pipelined_heads as usize,
         header_deadline_ms: ms(limits.header_deadline_s),
         body_grace_ms: ms(limits.body_rate_grace_s),
         body_rate_min: u64::from(limits.body_rate_min_bytes_per_s),

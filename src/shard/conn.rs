@@ -14,8 +14,9 @@ use std::{
 };
 
 use crate::{
+    config::AccessLog,
     control::Call,
-    exchange::{Client, Ctx, Reply},
+    exchange::{Client, Ctx, Local, Reply},
     gateway::{
         serve::{self, Served},
         snapshot::PortKey,
@@ -149,7 +150,12 @@ async fn active(shard: &Shard, client: &Client, port: PortKey) -> End {
         client.begun.set(false);
         #[cfg(feature = "fault-injection")]
         inject_fault(&cx);
+        let began_ms = (local.settings.access_log != AccessLog::Off)
+            .then(|| local.watch.clock().exact_ms());
         let served = one(shard, client, port, &mut cx).await;
+        if let Some(began_ms) = began_ms {
+            log_access(local, client, &cx, served, began_ms);
+        }
         if !served.keep_alive {
             if served.linger {
                 linger(shard, client, &mut cx).await;
@@ -171,6 +177,29 @@ async fn active(shard: &Shard, client: &Client, port: PortKey) -> End {
     };
     local.buffers.give(std::mem::take(&mut cx.inb));
     end
+}
+
+/// One line per request, when `penstock.access_log` asks for it.
+#[cold]
+fn log_access(local: &Local, client: &Client, cx: &Ctx, served: Served, began_ms: u64) {
+    let text = |bytes| String::from_utf8_lossy(bytes);
+    let target = text(cx.part(cx.head.target));
+    let method = text(cx.part(cx.head.method_span));
+    let took_ms = local.watch.clock().exact_ms().saturating_sub(began_ms);
+    let ip = cx.real_ip(client.peer.ip(), &local.settings);
+    if local.settings.access_log == AccessLog::Json {
+        let status = served.status;
+        tracing::info!(
+            prefix = "access-log", %ip, %method, path = %target, status, latency_ms = took_ms, "request"
+        );
+    } else {
+        let minor = cx.head.version_minor;
+        tracing::info!(
+            prefix = "access-log",
+            "{ip} - - \"{method} {target} HTTP/1.{minor}\" {} {took_ms}ms",
+            served.status
+        );
+    }
 }
 
 /// `x-penstock-fault: panic` makes the data plane panic, for tests of what a panic costs.
