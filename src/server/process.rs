@@ -547,7 +547,9 @@ impl OldHost for Serving {
                 });
             }
             // The owner of the store refuses writes from the begin of its release on.
-            OldAction::RefuseWrites | OldAction::AllowWrites => {}
+            OldAction::RefuseWrites => {}
+            // Said once, at the end of every upgrade that failed.
+            OldAction::AllowWrites => running.registry.upgrade_failed(),
             // Nothing forwards store writes yet.
             OldAction::ApplyWrite { .. } | OldAction::WriteEnded { .. } => {}
             // The driver's own.

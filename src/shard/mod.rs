@@ -4,7 +4,7 @@ pub mod accept;
 pub mod conn;
 pub mod runtime;
 
-use std::rc::Rc;
+use std::{cell::Cell, rc::Rc};
 
 use crate::{
     control::{Answer, Call, Paths},
@@ -61,6 +61,8 @@ pub struct Shard {
     pub control: Line<Call, Answer>,
     /// Which paths are the control plane's.
     pub control_paths: Paths,
+    /// Connections that hold buffers.
+    pub active: Cell<usize>,
     /// With so many open in the process, traffic listeners wait.
     pub connections_max: usize,
     pub acceptors: std::cell::RefCell<Vec<Rc<accept::Listening>>>,

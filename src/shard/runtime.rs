@@ -1,6 +1,13 @@
 //! The thread of a shard: its CPU, its ring (or epoll), its timer and its inbox.
 
-use std::{cell::RefCell, io, rc::Rc, sync::Arc, thread::JoinHandle, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    io,
+    rc::Rc,
+    sync::Arc,
+    thread::JoinHandle,
+    time::Duration,
+};
 
 use crate::{
     control::{Answer, Call, Paths},
@@ -152,6 +159,7 @@ async fn shard_main(parts: Parts, inbox: Inbox<Item>, back: Outlet<Item>) {
         worker: Worker::new(local, parts.published),
         control: Line::new(parts.control, back, QUESTIONS_MAX),
         control_paths: parts.control_paths,
+        active: Cell::new(0),
         connections_max: accept::connections_max(sys::descriptor_limit()),
         acceptors: RefCell::default(),
     });

@@ -14,7 +14,7 @@ use std::{
 use serde_json::json;
 
 use crate::harness::{
-    Client, End, Ended, Gate, Origin, Response, Setup, TempDir, api, eventually, free_port,
+    End, Ended, Gate, Origin, Response, Setup, TempDir, api, eventually, free_port,
 };
 
 const PROXY_ERROR: &str = "There was a problem proxying the request";
@@ -816,11 +816,11 @@ mod upstreams {
         stuck.listen(0).expect("it listens");
         let listener = TcpListener::from(stuck);
         let port = listener.local_addr().expect("it is bound").port();
+        let at = std::net::SocketAddr::from(([127, 0, 0, 1], port));
         let mut fillers = Vec::new();
         while fillers.len() < 8 {
-            let at = std::net::SocketAddr::from(([127, 0, 0, 1], port));
             match std::net::TcpStream::connect_timeout(&at, Duration::from_millis(200)) {
-                Ok(stream) => fillers.push(stream),
+                Ok(filler) => fillers.push(filler),
                 Err(_) => break,
             }
         }

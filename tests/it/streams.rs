@@ -4,17 +4,17 @@
 //! RFC 9110 §7.8, §10.1.1; RFC 9112 §6.3, §8, §9.3. Pauses here are the thing under test, never a
 //! way to wait.
 
-use std::{thread, time::Duration};
+use std::time::Duration;
 
 use serde_json::json;
 
-use crate::harness::{End, Gate, Origin, Peer, Response, Setup, eventually};
+use crate::harness::{End, Gate, Origin, Peer, Response, Setup, eventually, within};
 
 const SWITCH: &[u8] =
     b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
 
 fn pause(ms: u64) {
-    thread::sleep(Duration::from_millis(ms));
+    let _ = within(Duration::from_millis(ms), || None::<()>);
 }
 
 /// Answers every request with `200 next`.
