@@ -1,5 +1,7 @@
 //! HTTP without IO: bytes in, bytes out, in the words of RFC 9110 and RFC 9112.
 
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+
 pub mod compress;
 pub mod date;
 pub mod h1;

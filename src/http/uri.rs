@@ -143,6 +143,7 @@ const SLASH_OR_DOT: u8 = 4;
 
 #[inline(always)]
 const fn class(byte: u8) -> u8 {
+    #[expect(clippy::indexing_slicing, reason = "evaluated by the compiler")]
     const TABLE: [u8; 256] = {
         let mut table = [0; 256];
         let mut byte = 0u8;
@@ -289,9 +290,7 @@ mod tests {
         let (mut out, mut r) = (vec![b'/'], 1);
         while r < bytes.len() {
             let ends = |at: usize| at == bytes.len() || bytes[at] == b'/';
-            if bytes[r] == b'/' {
-                r += 1;
-            } else if bytes[r] == b'.' && ends(r + 1) {
+            if bytes[r] == b'/' || (bytes[r] == b'.' && ends(r + 1)) {
                 r += 1;
             } else if bytes[r] == b'.' && bytes.get(r + 1) == Some(&b'.') && ends(r + 2) {
                 r += 2;

@@ -276,6 +276,7 @@ pub(super) fn line_end(buf: &[u8], mut at: usize) -> Result<usize, Stop> {
 #[inline]
 #[must_use]
 pub(super) const fn is_token_byte(byte: u8) -> bool {
+    #[expect(clippy::indexing_slicing, reason = "evaluated by the compiler")]
     const TABLE: [bool; 256] = {
         let mut table = [false; 256];
         let mut byte = 0u8;
@@ -433,6 +434,7 @@ impl Slot {
 const SLOT_BITS: u32 = 7;
 
 /// Every name alone in its slot; adding a name may call for another multiplier in [`slot_of`].
+#[expect(clippy::indexing_slicing, reason = "evaluated by the compiler")]
 static SLOTS: [Slot; 1 << SLOT_BITS] = {
     const _: () = assert!(NAMES.len() < 64);
     let mut slots = [Slot::EMPTY; 1 << SLOT_BITS];

@@ -60,7 +60,7 @@ pub(super) const fn keep_or_none(word: u64, len: usize) -> u64 {
 /// Lowest: lanes equal to `byte`.
 #[inline(always)]
 pub(super) const fn equal(word: u64, byte: u8) -> u64 {
-    below(word ^ byte as u64 * ONES, 1)
+    below(word ^ (byte as u64 * ONES), 1)
 }
 
 /// Lowest: lanes below `bound` (at most 0x80).
@@ -81,7 +81,7 @@ const fn within(word: u64, low: u8, high: u8) -> u64 {
 /// Exact: letters, digits, `-` and `_`, what nearly every field name is made of.
 #[inline(always)]
 pub(super) const fn plain_token(word: u64) -> u64 {
-    let letters = within(word | 0x20 * ONES, b'a', b'z');
+    let letters = within(word | (0x20 * ONES), b'a', b'z');
     let digits = within(word, b'0', b'9');
     letters | digits | within(word, b'-', b'-') | within(word, b'_', b'_')
 }
