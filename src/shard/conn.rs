@@ -26,7 +26,7 @@ use crate::{
     metrics,
     net::{
         io::{Stream, Tcp, Transport, is_canceled},
-        sys::Half,
+        sys::{self, Half},
         tls::ServerTls,
         watch::AtDeadline,
     },
@@ -190,6 +190,15 @@ async fn active(shard: &Shard, client: &Client, port: PortKey) -> End {
             log_access(local, client, &cx, served, began_ms);
         }
         if !served.keep_alive {
+            if served.is_cut() {
+                // What HTTP/1.0 is sent ends with its connection: only a reset tells it apart.
+                if cx.head.version_minor == 0 {
+                    sys::reset_at_close(client.stream.fd());
+                } else {
+                    client.stream.shutdown(Half::Both);
+                }
+                break End::Closed;
+            }
             if served.linger {
                 linger(shard, client, &mut cx).await;
             }
@@ -202,10 +211,8 @@ async fn active(shard: &Shard, client: &Client, port: PortKey) -> End {
         } else {
             cx.inb.drain(..consumed);
         }
-        let mut overread = client.overread.borrow_mut();
-        if !overread.is_empty() {
-            cx.inb.append(&mut overread);
-        }
+        // Taken whole, so that an idle connection does not keep its room.
+        cx.inb.extend_from_slice(&client.overread.take());
         cx.clear();
     };
     local.buffers.give(std::mem::take(&mut cx.inb));
@@ -258,7 +265,10 @@ async fn next_head(
     loop {
         if !cx.inb.is_empty() {
             match cx.head.parse(&cx.inb, &mut scanned, &settings.limits) {
-                Ok(Progress::Complete) => return Ok(()),
+                Ok(Progress::Complete) => {
+                    client.deadline.clear();
+                    return Ok(());
+                }
                 Ok(Progress::Partial) => {}
                 Err(refusal) => {
                     local.metrics.requests.count();

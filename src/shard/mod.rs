@@ -6,6 +6,7 @@ pub mod runtime;
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::{cell::Cell, rc::Rc};
 
 use crate::{
     control::{Answer, Call, Paths},

@@ -1,6 +1,13 @@
 //! The thread of a shard: its CPU, its ring (or epoll), its timer and its inbox.
 
-use std::{cell::RefCell, io, rc::Rc, sync::Arc, thread::JoinHandle, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    io,
+    rc::Rc,
+    sync::Arc,
+    thread::JoinHandle,
+    time::Duration,
+};
 
 use crate::{
     control::{Answer, Call, Paths},

@@ -17,6 +17,7 @@ mod limits;
 mod proxying;
 mod readme;
 mod reload;
+mod streams;
 mod tidy;
 mod upgrade;
 mod websocket;
