@@ -174,6 +174,15 @@ impl Config {
                 );
             }
         }
+        for text in &self.penstock.dns_servers {
+            let address = text.parse::<std::net::SocketAddr>();
+            if !address.is_ok_and(|address| address.port() > 0) {
+                found.refuse(
+                    "/penstock/dns_servers",
+                    format!("{text:?} is no name server; write address and port, as 10.0.0.2:53"),
+                );
+            }
+        }
         if self.penstock.shards > 1024 {
             found.refuse("/penstock/shards", "at most 1024".to_owned());
         }

@@ -8,6 +8,7 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod cli;
+mod dns;
 mod features;
 mod features_apidef;
 mod fuzz_corpus;
