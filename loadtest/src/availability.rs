@@ -66,6 +66,9 @@ pub struct Plan {
     /// Seconds after which a replaced process must be gone, or an ending one must have ended.
     #[arg(long, default_value_t = 5.0)]
     pub drain_s: f64,
+    /// Seconds an ending gateway goes on accepting after it said that it is not ready (R6).
+    #[arg(long, default_value_t = 2)]
+    pub ready_delay_s: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -109,10 +112,13 @@ pub fn run(plan: &Plan, bench: &Bench) -> io::Result<bool> {
     sys::adopt_orphans();
     let mut site = Site::new(plan, bench)?;
     let mut checks = Checks::default();
-    match plan.case {
-        Case::R2 => many_reloads(plan, &site, &mut checks)?,
-        Case::R9 => starve(plan, &site, &mut checks)?,
-        _ => under_traffic(plan, &mut site, &mut checks)?,
+    let outcome = match plan.case {
+        Case::R2 => many_reloads(plan, &site, &mut checks),
+        Case::R9 => starve(plan, &site, &mut checks),
+        _ => under_traffic(plan, &mut site, &mut checks),
+    };
+    if let Err(e) = outcome {
+        checks.check(false, format!("the case could not be finished: {e}"));
     }
     Ok(checks.print(plan))
 }
@@ -230,7 +236,7 @@ impl Plan {
             Case::R5 => json!({"graceful_shutdown_timeout_duration": self.drain_s as u64}),
             Case::R6 => json!({
                 "graceful_shutdown_timeout_duration": 15,
-                "graceful_shutdown_delay_seconds": 2,
+                "graceful_shutdown_delay_seconds": self.ready_delay_s,
             }),
             Case::R9 => json!({"control_api_port": control.port()}),
             _ => json!({}),
@@ -439,7 +445,7 @@ fn act(plan: &Plan, site: &mut Site, signals: &Signals, checks: &mut Checks) -> 
         Case::R3 => reload_broken(site, checks),
         Case::R4 => reload_without_files(site, checks),
         Case::R5 => replace_repeatedly(plan, site, end, checks),
-        Case::R6 => terminate(site, signals, checks),
+        Case::R6 => terminate(plan, site, signals, checks),
         Case::Plain | Case::Race | Case::R2 | Case::R9 => {
             thread::sleep(end.saturating_duration_since(Instant::now()));
             Ok(())
@@ -630,10 +636,6 @@ fn replace_repeatedly(
             );
             return Ok(());
         };
-        if plan.kind == Target::Nginx {
-            // nginx leaves it to the operator to end the old process.
-            sys::kill(old, libc::SIGQUIT)?;
-        }
         longest_ready = longest_ready.max(started.elapsed().as_secs_f64());
         let handed_over = Instant::now();
         let slack = Duration::from_secs(2);
@@ -665,7 +667,12 @@ fn replace_repeatedly(
 }
 
 /// R6: SIGTERM while an answer takes ten seconds.
-fn terminate(site: &mut Site, signals: &Signals, checks: &mut Checks) -> io::Result<()> {
+fn terminate(
+    plan: &Plan,
+    site: &mut Site,
+    signals: &Signals,
+    checks: &mut Checks,
+) -> io::Result<()> {
     let address = site.prepared.address;
     let path = format!("{}stall/10000", site.prepared.base_path);
     let pid = site.pid()?;
@@ -674,14 +681,19 @@ fn terminate(site: &mut Site, signals: &Signals, checks: &mut Checks) -> io::Res
         Kind::Haproxy => libc::SIGUSR1,
         _ => libc::SIGTERM,
     };
-    let is_gateway = matches!(site.prepared.kind, Kind::Penstock);
+    let is_gateway = site.prepared.kind == Kind::Penstock;
+    let grace = match is_gateway {
+        true => Duration::from_secs(plan.ready_delay_s),
+        false => Duration::ZERO,
+    };
     let timeout = Duration::from_secs(15);
     let (slow, unready, exit) = thread::scope(|scope| {
         let slow = scope.spawn(move || probe::get(address, &path, &[], Duration::from_secs(30)));
         thread::sleep(Duration::from_millis(500));
         let told = Instant::now();
-        // From now on a refused connection is the gateway's right, once it has said that it is not ready.
-        signals.is_ending.store(true, Ordering::Relaxed);
+        if grace.is_zero() {
+            signals.is_ending.store(true, Ordering::Relaxed);
+        }
         let sent = sys::kill(pid, signal);
         let mut unready = None;
         while is_gateway && unready.is_none() && told.elapsed() < Duration::from_secs(2) {
@@ -691,6 +703,9 @@ fn terminate(site: &mut Site, signals: &Signals, checks: &mut Checks) -> io::Res
                 Err(_) => break,
             }
         }
+        // New connections are served until a balancer can have noticed; then it opens no more.
+        thread::sleep((grace / 2).saturating_sub(told.elapsed()));
+        signals.is_ending.store(true, Ordering::Relaxed);
         let mut exit = None;
         while exit.is_none() && told.elapsed() < timeout + Duration::from_secs(5) {
             let ended = site.running.as_mut().is_none_or(Running::has_ended);

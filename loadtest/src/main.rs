@@ -268,7 +268,7 @@ fn execute(command: Command) -> io::Result<bool> {
                 seconds,
                 only,
                 force,
-                results: results.unwrap_or_else(committed_results),
+                results: Some(results.unwrap_or_else(committed_results)),
                 command_line: command_line(),
                 against: has_before,
             };
@@ -285,14 +285,13 @@ fn execute(command: Command) -> io::Result<bool> {
             availability::run(&plan, &bench)
         }
         Command::Smoke { bench } => {
-            let scratch = peer::Folder::new("smoke", false)?;
             let settings = Settings {
                 bench: bench.bench(descriptors)?,
                 rounds: Some(1),
                 seconds: Some(2.0),
                 only: Vec::new(),
                 force: true,
-                results: scratch.path().to_owned(),
+                results: None,
                 command_line: command_line(),
                 against: false,
             };

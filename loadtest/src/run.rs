@@ -8,7 +8,7 @@ use std::{
     fs::{self, File},
     io,
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
 };
@@ -36,7 +36,8 @@ pub struct Settings {
     pub only: Vec<String>,
     /// Measures although other work disturbs.
     pub force: bool,
-    pub results: PathBuf,
+    /// Folder that receives one folder of results; `None` leaves nothing behind.
+    pub results: Option<PathBuf>,
     pub command_line: String,
     /// A second penstock binary, measured beside the first (a change before and after).
     pub against: bool,
@@ -91,21 +92,11 @@ pub fn run(mut scenarios: Vec<Scenario>, settings: &Settings) -> io::Result<Outc
         eprintln!("{}", section.to_markdown());
         sections.push(section);
     }
-    let tools: Vec<_> = tools.into_iter().collect();
-    let folder = report::results_folder(&settings.results)?;
-    let rows: Vec<Row> = sections.iter().flat_map(|s| s.rows.clone()).collect();
-    fs::write(folder.join("raw.csv"), report::to_csv(&rows))?;
-    let environment = report::environment(&settings.command_line, &tools, &notes);
-    fs::write(folder.join("env.txt"), environment)?;
-    let mut summary = "# Side by side\n\n".to_owned();
-    for note in &notes {
-        summary.push_str(&format!("Note: {note}.\n\n"));
+    if let Some(base) = &settings.results {
+        let tools: Vec<_> = tools.into_iter().collect();
+        let folder = report::results_folder(base)?;
+        write_results(&folder, &sections, settings, &tools, &notes)?;
     }
-    for section in &sections {
-        summary.push_str(&section.to_markdown());
-    }
-    fs::write(folder.join("summary.md"), summary)?;
-    eprintln!("results in {}", folder.display());
     let missed = |s: &Section| {
         let decisions = s.decisions();
         let missed = decisions
@@ -117,6 +108,29 @@ pub fn run(mut scenarios: Vec<Scenario>, settings: &Settings) -> io::Result<Outc
         faults: sections.iter().map(Section::faults).sum(),
         missed: sections.iter().map(missed).sum(),
     })
+}
+
+fn write_results(
+    folder: &Path,
+    sections: &[Section],
+    settings: &Settings,
+    tools: &[(String, PathBuf)],
+    notes: &[String],
+) -> io::Result<()> {
+    let rows: Vec<Row> = sections.iter().flat_map(|s| s.rows.clone()).collect();
+    fs::write(folder.join("raw.csv"), report::to_csv(&rows))?;
+    let environment = report::environment(&settings.command_line, tools, notes);
+    fs::write(folder.join("env.txt"), environment)?;
+    let mut summary = "# Side by side\n\n".to_owned();
+    for note in notes {
+        summary.push_str(&format!("Note: {note}.\n\n"));
+    }
+    for section in sections {
+        summary.push_str(&section.to_markdown());
+    }
+    fs::write(folder.join("summary.md"), summary)?;
+    eprintln!("results in {}", folder.display());
+    Ok(())
 }
 
 /// Applies the command line to a scenario and leaves out whom this machine does not have.

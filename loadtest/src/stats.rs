@@ -61,7 +61,7 @@ impl Verdict {
     fn with_tolerance(spread: &Spread, goal: f64, tolerance: f64) -> Self {
         if spread.median > goal + tolerance {
             Self::Missed
-        } else if spread.q1 <= goal && goal <= spread.q3 {
+        } else if spread.q1 < goal && goal < spread.q3 {
             Self::Tie
         } else {
             Self::Met
@@ -102,5 +102,6 @@ mod tests {
         check(&[0.90, 1.04, 1.20], 1.0, Verdict::Tie);
         check(&[1.02, 1.04, 1.05], 1.0, Verdict::Met);
         check(&[1.00, 1.06, 1.07], 1.0, Verdict::Missed);
+        check(&[0.0, 0.0, 0.0], 0.0, Verdict::Met);
     }
 }

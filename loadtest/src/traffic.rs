@@ -48,7 +48,7 @@ pub struct Mix {
 #[derive(Default)]
 pub struct Signals {
     pub stop: AtomicBool,
-    /// The gateway was told to end: a refused connection is no failure any more.
+    /// The gateway is ending: nobody opens a new connection.
     pub is_ending: AtomicBool,
     pub answered: AtomicU64,
 }
@@ -65,7 +65,8 @@ pub struct Ledger {
     pub crossed: u64,
     pub closed_idle: u64,
     pub told_to_close: u64,
-    pub refused_at_end: u64,
+    /// Connections not opened anew because the gateway was ending.
+    pub ended: u64,
     pub get_failures: u64,
     pub post_failures: u64,
     started_ns: u64,
@@ -223,13 +224,14 @@ impl Exchanges<'_> {
             request.method = "POST";
             request.upload_bytes = Some(UPLOAD_BYTES);
         }
+        if !self.client.is_open(slot) && self.signals.is_ending.load(Ordering::Relaxed) {
+            // A balancer sends no new connection to a gateway that is not ready.
+            self.ledger.ended += 1;
+            return;
+        }
         if !self.client.is_open(slot)
             && let Err(failure) = self.client.open(slot)
         {
-            if failure == Failure::Refused && self.signals.is_ending.load(Ordering::Relaxed) {
-                self.ledger.refused_at_end += 1;
-                return;
-            }
             self.ledger
                 .fail(&format!("connect: {failure:?}"), id, is_post);
             self.retire(slot, REST_NS);
@@ -254,10 +256,6 @@ impl Exchanges<'_> {
         match outcome {
             Outcome::Pending => {}
             Outcome::ClosedIdle => self.ledger.closed_idle += 1,
-            Outcome::Failed(Failure::Refused) if self.signals.is_ending.load(Ordering::Relaxed) => {
-                // A connect that was under way; nothing was sent.
-                self.ledger.refused_at_end += 1;
-            }
             Outcome::Failed(failure) => {
                 let kind = if slot < self.mix.connections {
                     "keep-alive"
@@ -365,14 +363,14 @@ impl fmt::Display for Ledger {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "exchanges: {} failed ({} GET, {} POST), {} crossed; {} answers said close, {} closed while idle, {} refused at the end",
+            "exchanges: {} failed ({} GET, {} POST), {} crossed; {} answers said close, {} closed while idle, {} not opened anew",
             self.failed(),
             self.get_failures,
             self.post_failures,
             self.crossed,
             self.told_to_close,
             self.closed_idle,
-            self.refused_at_end
+            self.ended
         )?;
         for (what, count) in &self.failures {
             writeln!(f, "  {count} × {what}")?;
@@ -578,14 +576,7 @@ impl Streams<'_> {
                 }
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-            Err(e) => {
-                let refused = e.kind() == io::ErrorKind::ConnectionRefused;
-                if refused && self.signals.is_ending.load(Ordering::Relaxed) {
-                    self.slots[slot] = None;
-                } else {
-                    self.end(slot, End::Broken(e.to_string()));
-                }
-            }
+            Err(e) => self.end(slot, End::Broken(e.to_string())),
         }
     }
 

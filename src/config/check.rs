@@ -249,11 +249,6 @@ impl Config {
                 "policies from a Dashboard or MDCB",
             ),
             (
-                self.http_server_options.use_ssl,
-                "/http_server_options/use_ssl",
-                "TLS on the listener",
-            ),
-            (
                 security.control_api_use_mutual_tls,
                 "/security/control_api_use_mutual_tls",
                 "mutual TLS on the control API",

@@ -79,7 +79,8 @@ pub fn write_request(
             FieldName::AcceptEncoding => accept_encoding |= !value.is_empty(),
             FieldName::Range => range = true,
             // Whoever read the content has answered the expectation.
-            FieldName::Expect if cx.content.is_some() => continue,
+            // HTTP/1.0 has no expectations (RFC 9110 §10.1.1).
+            FieldName::Expect if cx.content.is_some() || cx.head.version_minor == 0 => continue,
             id if hop_by_hop::is_hop_by_hop(id) => continue,
             _ => {}
         }

@@ -49,8 +49,9 @@ fn check(
                 "{size} of {limit}: {}",
                 answer.summary()
             );
+            // A body that was read to its end may leave the connection in step.
             assert!(
-                client.closes(),
+                status == 413 && client.get("/w/next").status == 200 || client.closes(),
                 "{size} of {limit}: the connection stays open"
             );
             assert_eq!(seen, 0, "{size} of {limit}: the origin got a whole request");
@@ -356,14 +357,14 @@ fn a_body_has_a_least_rate() {
     // Ten times 100 bytes a second is enough, however long it takes.
     let mut steady = gateway.client();
     steady.send(b"POST /w/steady HTTP/1.1\r\nHost: a\r\nContent-Length: 4000\r\n\r\n");
-    for _ in 0..40 {
+    for _ in 0..39 {
         steady.send(&[b'a'; 100]);
         assert!(
             steady.stays_silent(Duration::from_millis(100)),
             "a steady body was cut"
         );
     }
-    // The last send may have crossed the answer's way; either way it is whole.
+    steady.send(&[b'a'; 100]);
     let answer = steady.read("POST");
     assert_eq!(answer.status, 200, "{}", answer.summary());
 }

@@ -8,12 +8,17 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod cli;
+mod conformance;
 mod dns;
 mod features;
 mod features_apidef;
 mod fuzz_corpus;
 mod harness;
 mod limits;
+mod proxying;
+mod readme;
+mod reload;
 mod tidy;
+mod upgrade;
 mod websocket;
 mod wire_attacks;

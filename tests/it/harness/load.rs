@@ -7,6 +7,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
+    time::{Duration, Instant},
 };
 
 use super::{Client, End, Origin};
@@ -25,6 +26,8 @@ pub struct Report {
     pub answered: Vec<u64>,
     /// One line for each request that was not.
     pub failed: Vec<String>,
+    /// The longest time that one of them took.
+    pub slowest: Duration,
 }
 
 impl Load {
@@ -43,7 +46,9 @@ impl Load {
                     while !stop.load(Ordering::Relaxed) && report.failed.len() < 20 {
                         let id = worker << 32 | number;
                         number += 1;
+                        let asked = Instant::now();
                         ask(port, &path, id, keep_alive, &mut client, &mut report);
+                        report.slowest = report.slowest.max(asked.elapsed());
                         done.fetch_add(1, Ordering::Relaxed);
                     }
                     report
@@ -78,6 +83,7 @@ impl Load {
             let report = worker.join().expect("a load thread does not panic");
             all.answered.extend(report.answered);
             all.failed.extend(report.failed);
+            all.slowest = all.slowest.max(report.slowest);
         }
         all
     }

@@ -20,7 +20,7 @@ use std::{
 };
 
 pub use client::Client;
-pub use gateway::{Gateway, SECRET, Setup, api, free_port};
+pub use gateway::{Gateway, Setup, api, built_binary, free_port};
 pub use load::Load;
 pub use message::{End, Request, Response};
 pub use origin::{Ended, Origin, Peer};

@@ -218,6 +218,16 @@ impl Peer {
         self.inbox.buf.drain(..take).collect()
     }
 
+    /// Reads until `wanted` stands among the bytes not yet taken, and takes nothing.
+    pub fn peek_until(&mut self, wanted: &[u8]) -> bool {
+        while !self.inbox.buf.windows(wanted.len()).any(|w| w == wanted) {
+            if !matches!(self.inbox.fill(), Ok(n) if n > 0) {
+                return false;
+            }
+        }
+        true
+    }
+
     /// Reads and records until the gateway ends the connection.
     pub fn linger(&mut self) {
         loop {
