@@ -582,6 +582,20 @@ fn values_without_meaning_are_refused_before_start() {
         "/use_sentry",
         Some(Severity::Warning),
     );
+    for (text, pointer) in [
+        (r#"{"hash_keys": true}"#, "/hash_keys"),
+        (r#"{"max_conn_time": 1}"#, "/max_conn_time"),
+        (
+            r#"{"http_server_options": {"read_timeout": 1}}"#,
+            "/http_server_options/read_timeout",
+        ),
+        (
+            r#"{"enable_sentinel_rate_limiter": true}"#,
+            "/enable_redis_rolling_limiter",
+        ),
+    ] {
+        finding(text, pointer, Some(Severity::Warning));
+    }
 }
 
 #[test]

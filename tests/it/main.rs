@@ -7,6 +7,7 @@
 // Tests block, poll and measure on threads of their own; the bans protect the shards.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod auth_key;
 mod cli;
 mod conformance;
 mod dns;
@@ -15,6 +16,7 @@ mod features_apidef;
 mod fuzz_corpus;
 mod harness;
 mod limits;
+mod options;
 mod proxying;
 mod readme;
 mod reload;
