@@ -11,6 +11,7 @@ use std::{
     net::SocketAddr,
     os::fd::{AsRawFd, BorrowedFd, RawFd},
     rc::Rc,
+    sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
 };
 
@@ -106,9 +107,39 @@ impl Pollable {
     }
 }
 
+/// TCP connections open in this process, both sides: what descriptors are spent on.
+static OPEN: AtomicUsize = AtomicUsize::new(0);
+
+/// How many TCP connections this process has open.
+#[must_use]
+pub fn connections_open() -> usize {
+    OPEN.load(Ordering::Relaxed)
+}
+
 /// A TCP connection of this shard's runtime.
 #[derive(Clone)]
-pub struct Tcp(Rc<Duplex<TcpStream>>);
+pub struct Tcp(Rc<Socket>);
+
+/// Counts while it lives.
+struct Socket(Duplex<TcpStream>);
+
+impl Socket {
+    fn new(stream: TcpStream) -> Self {
+        OPEN.fetch_add(1, Ordering::Relaxed);
+        Self(Duplex::new(stream))
+    }
+
+    #[allow(clippy::mut_from_ref, reason = "see `Duplex::get`")]
+    fn get(&self) -> &mut TcpStream {
+        self.0.get()
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        OPEN.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 impl Tcp {
     pub(crate) fn new(stream: TcpStream) -> Self {
@@ -119,7 +150,7 @@ impl Tcp {
 
     /// A connection that got `TCP_NODELAY` from its listening socket.
     pub(in crate::net) fn accepted(stream: TcpStream) -> Self {
-        Self(Rc::new(Duplex::new(stream)))
+        Self(Rc::new(Socket::new(stream)))
     }
 
     /// Opens a connection.

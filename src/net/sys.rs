@@ -441,24 +441,16 @@ pub fn eventfd() -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Raises the limit of open descriptors to what the system allows this process.
-///
-/// # Errors
-/// The kernel's answer; the limit then stays.
-pub fn raise_descriptor_limit() -> io::Result<()> {
+/// How many descriptors this process may have open.
+#[must_use]
+pub fn descriptor_limit() -> usize {
     let mut limit = libc::rlimit {
         rlim_cur: 0,
         rlim_max: 0,
     };
-    // SAFETY: both calls get one valid `rlimit`.
-    unsafe {
-        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        limit.rlim_cur = limit.rlim_max;
-        if libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) != 0 {
-            return Err(io::Error::last_os_error());
-        }
+    // SAFETY: the call gets one valid `rlimit`.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
+        return 1024;
     }
-    Ok(())
+    usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX)
 }

@@ -97,7 +97,7 @@ fn state_dir(config: &Config) -> PathBuf {
 
 /// As many descriptors as the system allows: each connection needs one or two.
 fn raise_descriptor_limit() {
-    if let Err(error) = sys::raise_descriptor_limit() {
+    if let Err(error) = sys::set_open_files_max(None) {
         tracing::debug!(%error, "cannot raise the limit of descriptors");
     }
 }

@@ -206,7 +206,9 @@ impl Process {
         }
         let machine = OldGeneration::new(has_predecessor);
         tokio::task::spawn_local(forward(signals, events.clone()));
-        running.serve(machine, &self.program, &notifier, events, received).await;
+        running
+            .serve(machine, &self.program, &notifier, events, received)
+            .await;
         Ok(())
     }
 }
@@ -222,7 +224,11 @@ impl Running {
         received: mpsc::UnboundedReceiver<OldEvent>,
     ) {
         let ended = Rc::new(tokio::sync::Notify::new());
-        let mut host = Serving { running: Rc::clone(self), events, ended: Rc::clone(&ended) };
+        let mut host = Serving {
+            running: Rc::clone(self),
+            events,
+            ended: Rc::clone(&ended),
+        };
         tokio::select! {
             () = drive_old(machine, program, notifier, &mut host, received) => {}
             () = ended.notified() => notifier.stopping(),
@@ -320,11 +326,14 @@ impl Running {
             .for_shards(&name, self.shards.len())
             .map_err(|error| format!("cannot hand sockets to shards: {error}"))?;
         let tls = if key.tls { self.tls.clone() } else { None };
+        let is_traffic =
+            key == self.main_key() || key != crate::gateway::loader::control_port(&self.config);
         for (shard, sockets) in self.shards.iter().zip(lists) {
             let job = Job::Listen {
                 key,
                 sockets,
                 tls: tls.clone(),
+                is_traffic,
             };
             tell(shard, job);
         }
@@ -538,7 +547,9 @@ impl OldHost for Serving {
                 });
             }
             // The owner of the store refuses writes from the begin of its release on.
-            OldAction::RefuseWrites | OldAction::AllowWrites => {}
+            OldAction::RefuseWrites => {}
+            // Said once, at the end of every upgrade that failed.
+            OldAction::AllowWrites => running.registry.upgrade_failed(),
             // Nothing forwards store writes yet.
             OldAction::ApplyWrite { .. } | OldAction::WriteEnded { .. } => {}
             // The driver's own.

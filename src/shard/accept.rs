@@ -6,20 +6,38 @@ use tokio::sync::oneshot;
 
 use crate::{
     gateway::snapshot::PortKey,
-    net::{listener::Acceptor, tls::ServerTls},
+    net::{io::connections_open, listener::Acceptor, tls::ServerTls},
     shard::{Shard, conn},
 };
+
+/// Between two looks whether connections may be accepted again.
+const FULL_PAUSE: Duration = Duration::from_millis(20);
+
+/// How many connections a process with so many descriptors takes: a quarter is kept for connections
+/// to upstreams, for files, and for the control API.
+#[must_use]
+pub fn connections_max(descriptors: usize) -> usize {
+    descriptors - (descriptors / 4).clamp(64.min(descriptors / 2), 4096)
+}
 
 /// A socket that this shard accepts on.
 pub struct Listening {
     pub key: PortKey,
     acceptor: Acceptor,
+    /// APIs are served here too.
+    is_traffic: bool,
     /// Accepts under way.
     running: Cell<usize>,
 }
 
 /// Starts accepting on a socket.
-pub fn start(shard: &Rc<Shard>, key: PortKey, socket: TcpListener, tls: Option<ServerTls>) {
+pub fn start(
+    shard: &Rc<Shard>,
+    key: PortKey,
+    socket: TcpListener,
+    tls: Option<ServerTls>,
+    is_traffic: bool,
+) {
     let acceptor = match Acceptor::new(socket) {
         Ok(acceptor) => acceptor,
         Err(error) => {
@@ -30,6 +48,7 @@ pub fn start(shard: &Rc<Shard>, key: PortKey, socket: TcpListener, tls: Option<S
     let listening = Rc::new(Listening {
         key,
         acceptor,
+        is_traffic,
         running: Cell::new(0),
     });
     shard.acceptors.borrow_mut().push(Rc::clone(&listening));
@@ -45,6 +64,13 @@ pub fn start(shard: &Rc<Shard>, key: PortKey, socket: TcpListener, tls: Option<S
 
 async fn accepts(shard: &Rc<Shard>, listening: &Listening, tls: Option<ServerTls>) {
     loop {
+        // A listener of the control API alone never waits: that is what the reserve is for.
+        while listening.is_traffic
+            && connections_open() >= shard.connections_max
+            && !listening.acceptor.is_stopped()
+        {
+            monoio::time::sleep(FULL_PAUSE).await;
+        }
         match listening
             .acceptor
             .accept(async |span| monoio::time::sleep(span).await)

@@ -40,6 +40,8 @@ pub enum Job {
         key: crate::gateway::snapshot::PortKey,
         sockets: Vec<std::net::TcpListener>,
         tls: Option<crate::net::tls::ServerTls>,
+        /// APIs are served here, and not the control API alone.
+        is_traffic: bool,
     },
     /// Stop accepting on this listener, or on all; tell when every accept has been served.
     StopAccepting {
@@ -61,5 +63,7 @@ pub struct Shard {
     pub control_paths: Paths,
     /// Connections open.
     pub open: Cell<usize>,
+    /// With so many open in the process, traffic listeners wait.
+    pub connections_max: usize,
     pub acceptors: std::cell::RefCell<Vec<Rc<accept::Listening>>>,
 }

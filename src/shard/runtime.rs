@@ -168,6 +168,7 @@ async fn shard_main(
         control: Line::new(parts.control, back, QUESTIONS_MAX),
         control_paths: parts.control_paths,
         open: Cell::new(0),
+        connections_max: accept::connections_max(sys::descriptor_limit()),
         acceptors: RefCell::default(),
     });
     conn::spawn(timer(Rc::clone(&shard), open));
@@ -202,9 +203,14 @@ fn take(shard: &Rc<Shard>, item: Item) {
         Item::Job(Job::Look) => {
             let _ = shard.worker.view();
         }
-        Item::Job(Job::Listen { key, sockets, tls }) => {
+        Item::Job(Job::Listen {
+            key,
+            sockets,
+            tls,
+            is_traffic,
+        }) => {
             for socket in sockets {
-                accept::start(shard, key, socket, tls.clone());
+                accept::start(shard, key, socket, tls.clone(), is_traffic);
             }
         }
         Item::Job(Job::StopAccepting { key, stopped }) => accept::stop(shard, key, stopped),
