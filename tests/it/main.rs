@@ -11,6 +11,7 @@ mod auth_key;
 mod cli;
 mod conformance;
 mod dns;
+mod documents;
 mod features;
 mod features_apidef;
 mod fuzz_corpus;
