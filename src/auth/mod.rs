@@ -1,1 +1,3 @@
 //! Where credentials are read.
+
+pub mod token;

@@ -1,1 +1,233 @@
-//! One request and its answer.
+//! One request and its answer: what belongs to it while it passes through the gateway.
+//!
+//! [`Ctx`] owns the bytes of the head and refers to them by ranges, so that its buffers can move
+//! into IO. [`Local`] is what every exchange of one shard may use.
+
+use std::{
+    cell::{Cell, RefCell},
+    net::{IpAddr, SocketAddr},
+    rc::Rc,
+    sync::Arc,
+};
+
+use crate::{
+    error::Reject,
+    http::h1::{self, RequestHead, ResponseHead, Span},
+    metrics,
+    net::{
+        buffers::Buffers,
+        io::Stream,
+        watch::{Deadline, Watch},
+    },
+};
+
+pub mod ask;
+pub mod body;
+
+/// What the request plane reads of `tyk.conf`, ready for use. Times in milliseconds.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub limits: h1::Limits,
+    /// `http_server_options.max_request_body_size`; `u64::MAX` when off.
+    pub request_body_bytes_max: u64,
+    /// Bodies that a step reads.
+    pub step_body_bytes_max: u64,
+    pub interim_max: u32,
+    pub header_deadline_ms: u64,
+    pub body_grace_ms: u64,
+    /// Bytes per second a request body must keep up after the grace; 0 switches it off.
+    pub body_rate_min: u64,
+    pub keep_alive_idle_ms: u64,
+    /// `http_server_options.write_timeout`: how long a peer may take no byte of an answer.
+    pub write_timeout_ms: u64,
+    pub close_connections: bool,
+    pub hide_generator: bool,
+    pub websockets: bool,
+    pub clean_urls: bool,
+    pub strict_routes: bool,
+    pub escape_target_path: bool,
+    /// A client's own `X-Real-IP` and `X-Forwarded-For` count only from these networks; `None`:
+    /// from anyone, as in Tyk.
+    pub trusted_proxies: Option<Vec<crate::net::cidr::Net>>,
+    pub upstream_idle_ms: u64,
+    /// Idle connections kept per upstream and shard.
+    pub upstream_idle_max: usize,
+    pub store_deadline_ms: u64,
+    pub access_log: crate::config::AccessLog,
+}
+
+/// What the exchanges of one shard share.
+pub struct Local {
+    pub buffers: Buffers,
+    pub watch: Watch,
+    pub metrics: Arc<metrics::Shard>,
+    pub settings: Arc<Settings>,
+    pub asks: ask::Asks,
+    /// The process is going away: answers close their connection.
+    pub draining: Cell<bool>,
+    /// The time to drain is over: streams without end are ended now.
+    pub ending: Cell<bool>,
+    /// The last `Date` field written, with the second that it stands for.
+    date: RefCell<(u64, [u8; 29])>,
+}
+
+impl Local {
+    #[must_use]
+    pub fn new(settings: Arc<Settings>, metrics: Arc<metrics::Shard>, asks: ask::Asks) -> Self {
+        Self {
+            buffers: Buffers::default(),
+            watch: Watch::new(),
+            metrics,
+            settings,
+            asks,
+            draining: Cell::new(false),
+            ending: Cell::new(false),
+            date: RefCell::new((0, [b' '; 29])),
+        }
+    }
+
+    /// Appends a `Date` field (RFC 9110 §6.6.1).
+    pub fn write_date(&self, out: &mut Vec<u8>) {
+        let mut date = self.date.borrow_mut();
+        let now_s = self.watch.clock().unix_s();
+        if date.0 != now_s {
+            *date = (now_s, crate::http::date::httpdate(now_s));
+        }
+        out.extend_from_slice(b"Date: ");
+        out.extend_from_slice(&date.1);
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+/// The client's side of a connection.
+pub struct Client {
+    pub stream: Stream,
+    pub deadline: Rc<Deadline>,
+    pub peer: SocketAddr,
+    /// A byte of an answer to the current request has been sent.
+    pub begun: Cell<bool>,
+    /// What arrived behind the message that is being read, in order.
+    pub overread: RefCell<Vec<u8>>,
+}
+
+/// The current request.
+pub struct Ctx {
+    pub head: RequestHead,
+    /// Bytes received, from the first byte of the head.
+    pub inb: Vec<u8>,
+    /// Room for the head of the answer.
+    pub answer: ResponseHead,
+    /// The decoded path, where it differs from the path as sent.
+    pub decoded_path: Option<Vec<u8>>,
+    /// The content, once a step has read it.
+    pub content: Option<Vec<u8>>,
+    /// Bytes of `inb` that belong to this request, as far as they have been used.
+    pub consumed: usize,
+    /// How long the upstream may take until the first byte of its answer; 0 is for ever.
+    pub header_timeout_ms: u64,
+    /// Whole field lines for the answer, proxied or not.
+    pub answer_fields: Vec<u8>,
+    /// Quota limit, remaining and reset, as `X-RateLimit-*` tells them.
+    pub quota: [i64; 3],
+}
+
+impl Default for Ctx {
+    fn default() -> Self {
+        Self {
+            head: RequestHead::default(),
+            inb: Vec::new(),
+            answer: ResponseHead::default(),
+            decoded_path: None,
+            content: None,
+            consumed: 0,
+            header_timeout_ms: 0,
+            answer_fields: Vec::new(),
+            quota: [0; 3],
+        }
+    }
+}
+
+impl Ctx {
+    /// The bytes of a part of the head.
+    #[must_use]
+    pub fn part(&self, span: Span) -> &[u8] {
+        span.of(&self.inb)
+    }
+
+    /// The value of the first field of that name.
+    #[must_use]
+    pub fn field(&self, name: h1::FieldName) -> Option<&[u8]> {
+        self.head.fields.value(name).map(|value| self.part(value))
+    }
+
+    /// The value of the first field with a name that has no [`h1::FieldName`].
+    #[must_use]
+    pub fn field_named(&self, name: &[u8]) -> Option<&[u8]> {
+        self.head
+            .fields
+            .iter()
+            .find(|field| self.part(field.name).eq_ignore_ascii_case(name))
+            .map(|field| self.part(field.value))
+    }
+
+    /// The path that middleware sees: decoded.
+    #[must_use]
+    pub fn path(&self) -> &[u8] {
+        self.decoded_path
+            .as_deref()
+            .unwrap_or_else(|| self.head.path_bytes(&self.inb))
+    }
+
+    /// The address that IP lists and records go by (Tyk: `request.RealIP`).
+    #[must_use]
+    pub fn real_ip(&self, peer: IpAddr, settings: &Settings) -> IpAddr {
+        let trusted = settings
+            .trusted_proxies
+            .as_ref()
+            .is_none_or(|nets| nets.iter().any(|net| net.contains(peer)));
+        if !trusted {
+            return peer;
+        }
+        crate::http::real_ip::real_ip(&self.head.fields, &self.inb, peer).0
+    }
+
+    /// Forgets the request and keeps the allocations.
+    pub fn clear(&mut self) {
+        self.decoded_path = None;
+        self.content = None;
+        self.consumed = 0;
+        self.header_timeout_ms = 0;
+        self.answer_fields.clear();
+        self.quota = [0; 3];
+    }
+}
+
+/// An answer that the gateway gives itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    pub status: u16,
+    /// Whole field lines without `Content-Length`, `Date` and `Connection`.
+    pub fields: Vec<u8>,
+    pub content: Vec<u8>,
+}
+
+impl Reply {
+    /// A reply with one `Content-Type`.
+    #[must_use]
+    pub fn new(status: u16, content_type: &str, content: impl Into<Vec<u8>>) -> Self {
+        let fields = format!("Content-Type: {content_type}\r\n").into_bytes();
+        Self {
+            status,
+            fields,
+            content: content.into(),
+        }
+    }
+}
+
+/// What a step decides. Nothing else ends a chain early.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    Next,
+    Respond(Reply),
+    Reject(Reject),
+}

@@ -1,1 +1,13 @@
 //! Assembly: definitions into chains, requests into answers.
+
+pub mod chain;
+pub mod compile;
+pub mod error_response;
+pub mod listen_path;
+pub mod live;
+pub mod loader;
+pub mod reload;
+pub mod router;
+pub mod serve;
+pub mod snapshot;
+pub mod spec;

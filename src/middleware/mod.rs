@@ -1,1 +1,11 @@
-//! Request steps, one file each.
+//! Request steps, one file each, named after Tyk's `mw_*.go`.
+//!
+//! A step's `from_spec` is the only place that reads the definition; `check` is all that a request
+//! runs. Steps never know one another.
+
+pub mod auth_key;
+pub mod hard_timeouts;
+pub mod ip_blacklist;
+pub mod ip_whitelist;
+pub mod validate_json;
+pub mod version_check;

@@ -3,7 +3,17 @@
 
 #![allow(unsafe_code)]
 
-use std::{cell::UnsafeCell, io, os::fd::RawFd};
+use std::{
+    cell::UnsafeCell,
+    io,
+    os::{
+        fd::{FromRawFd, OwnedFd, RawFd},
+        unix::process::CommandExt,
+    },
+    process::Command,
+};
+
+use tokio::io::unix::AsyncFd;
 
 /// A value whose methods take `&mut self` although they only touch the kernel's side of it.
 pub struct Duplex<T>(UnsafeCell<T>);
@@ -108,4 +118,347 @@ pub fn allowed_cpus() -> Vec<usize> {
             .filter(|cpu| libc::CPU_ISSET(*cpu, &set))
             .collect()
     }
+}
+
+/// Bytes of a TCP connection that the peer's kernel has acknowledged (`tcpi_bytes_acked`);
+/// `None` when the kernel does not say.
+#[must_use]
+pub fn bytes_acknowledged(fd: RawFd) -> Option<u64> {
+    /// Offset of `tcpi_bytes_acked` in `struct tcp_info` (linux/tcp.h, fixed since 4.1).
+    const AT: usize = 120;
+    let mut info = [0_u8; 192];
+    let mut len = libc::socklen_t::try_from(info.len()).unwrap_or(0);
+    // SAFETY: the kernel writes at most `len` bytes into `info` and stores how many it wrote.
+    let done = unsafe {
+        libc::getsockopt(
+            fd,
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut len,
+        )
+    };
+    let field = info
+        .get(AT..AT + 8)
+        .filter(|_| done == 0 && len as usize >= AT + 8)?;
+    Some(u64::from_ne_bytes(field.try_into().ok()?))
+}
+
+/// Takes ownership of an inherited listening socket, and makes it close-on-exec and non-blocking.
+///
+/// # Errors
+/// EBADF for a closed number, ENOTSOCK for another kind of file, EINVAL for a socket that does not
+/// listen. The descriptor is then left alone.
+pub fn adopt_listener(fd: RawFd) -> io::Result<OwnedFd> {
+    if socket_option(fd, libc::SOL_SOCKET, libc::SO_ACCEPTCONN)? == 0 {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    adopt(fd)
+}
+
+/// Takes ownership of an inherited descriptor, and makes it close-on-exec and non-blocking.
+///
+/// The caller got the number from the process that started this one, and adopts it once.
+///
+/// # Errors
+/// EBADF for a closed number.
+pub fn adopt(fd: RawFd) -> io::Result<OwnedFd> {
+    if fd <= libc::STDERR_FILENO {
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
+    set_close_on_exec(fd, true)?;
+    // SAFETY: plain system calls on a descriptor that was just seen to be open.
+    unsafe {
+        let flags = check(libc::fcntl(fd, libc::F_GETFL))?;
+        check(libc::fcntl(fd, libc::F_SETFL, flags | libc::O_NONBLOCK))?;
+    }
+    // SAFETY: open, and this process' own: nobody else in it knows the number.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// A second number for the same open file, close-on-exec.
+///
+/// # Errors
+/// EBADF, EMFILE.
+pub fn duplicate(fd: RawFd) -> io::Result<RawFd> {
+    // SAFETY: a system call on a number; a stale one gives EBADF.
+    check(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) })
+}
+
+/// Whether a descriptor ends at exec.
+///
+/// # Errors
+/// EBADF.
+pub fn set_close_on_exec(fd: RawFd, on: bool) -> io::Result<()> {
+    // SAFETY: system calls on a number; a stale one gives EBADF.
+    unsafe {
+        let flags = check(libc::fcntl(fd, libc::F_GETFD))?;
+        let flags = if on {
+            flags | libc::FD_CLOEXEC
+        } else {
+            flags & !libc::FD_CLOEXEC
+        };
+        check(libc::fcntl(fd, libc::F_SETFD, flags))?;
+    }
+    Ok(())
+}
+
+/// Whether small writes leave at once (`TCP_NODELAY`).
+#[must_use]
+pub fn is_nodelay(fd: RawFd) -> bool {
+    socket_option(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY).is_ok_and(|on| on != 0)
+}
+
+/// Sends what fits at once and never waits; answers how many bytes left.
+///
+/// # Errors
+/// EAGAIN when nothing fits, or what the connection died of.
+pub fn send_now(fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
+    // SAFETY: the pointer and length are those of one live slice.
+    let sent = unsafe {
+        libc::send(
+            fd,
+            bytes.as_ptr().cast(),
+            bytes.len(),
+            libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
+        )
+    };
+    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+}
+
+/// Looks at bytes that have arrived, without taking them and without waiting.
+///
+/// # Errors
+/// EAGAIN when nothing has arrived.
+pub fn peek_now(fd: RawFd, into: &mut [u8]) -> io::Result<usize> {
+    // SAFETY: the pointer and length are those of one live slice.
+    let seen = unsafe {
+        libc::recv(
+            fd,
+            into.as_mut_ptr().cast(),
+            into.len(),
+            libc::MSG_DONTWAIT | libc::MSG_PEEK,
+        )
+    };
+    usize::try_from(seen).map_err(|_| io::Error::last_os_error())
+}
+
+/// Lets a program inherit exactly `fds` beside standard input, output and error, under the same
+/// numbers, whatever other descriptors of this process lack close-on-exec (sockets that io_uring
+/// accepted do).
+pub fn hand_down(command: &mut Command, fds: Vec<RawFd>) {
+    let close_rest = move || {
+        close_all_at_exec()?;
+        fds.iter().try_for_each(|fd| set_close_on_exec(*fd, false))
+    };
+    // SAFETY: between fork and exec only system calls are made: no allocation, no lock.
+    unsafe { command.pre_exec(close_rest) };
+}
+
+/// Marks every descriptor from 3 as close-on-exec. Makes only system calls.
+fn close_all_at_exec() -> io::Result<()> {
+    // SAFETY: flags only; nothing is closed in this process.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            3_u32,
+            u32::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    };
+    if done == 0 {
+        return Ok(());
+    }
+    // Before Linux 5.11: one by one, up to the limit.
+    // SAFETY: `limit` is live plain data; numbers that are not open give EBADF.
+    unsafe {
+        let mut limit: libc::rlimit = std::mem::zeroed();
+        check(libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit))?;
+        let end = libc::c_int::try_from(limit.rlim_cur).unwrap_or(libc::c_int::MAX);
+        for fd in 3..end {
+            libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC);
+        }
+    }
+    Ok(())
+}
+
+/// The process at the other end of a Unix socket pair when the pair was made.
+///
+/// # Errors
+/// EBADF, or another error when the descriptor is not a Unix socket.
+pub fn unix_peer_pid(fd: RawFd) -> io::Result<u32> {
+    if socket_option(fd, libc::SOL_SOCKET, libc::SO_DOMAIN)? != libc::AF_UNIX {
+        return Err(io::Error::from_raw_os_error(libc::EAFNOSUPPORT));
+    }
+    let mut peer = libc::ucred {
+        pid: 0,
+        uid: 0,
+        gid: 0,
+    };
+    let mut length = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: value and length are live, and length is the value's own.
+    check(unsafe {
+        libc::getsockopt(
+            fd,
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut peer).cast(),
+            &raw mut length,
+        )
+    })?;
+    u32::try_from(peer.pid).map_err(|_| io::Error::from_raw_os_error(libc::ESRCH))
+}
+
+/// Blocks signals for this thread and the threads it starts.
+///
+/// # Errors
+/// EINVAL for a number that is no signal.
+pub fn block_signals(signals: &[libc::c_int]) -> io::Result<()> {
+    let set = signal_set(signals)?;
+    // SAFETY: `set` is initialised and live; the old mask is not asked for.
+    match unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) } {
+        0 => Ok(()),
+        error => Err(io::Error::from_raw_os_error(error)),
+    }
+}
+
+/// A descriptor, non-blocking and close-on-exec, that blocked signals are read from.
+///
+/// # Errors
+/// EMFILE, or EINVAL for a number that is no signal.
+pub fn signal_fd(signals: &[libc::c_int]) -> io::Result<OwnedFd> {
+    let set = signal_set(signals)?;
+    // SAFETY: `set` is initialised and live.
+    let fd = check(unsafe {
+        libc::signalfd(-1, &raw const set, libc::SFD_NONBLOCK | libc::SFD_CLOEXEC)
+    })?;
+    // SAFETY: just made, and nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Lets the tokio runtime of this thread say when a descriptor can be read.
+///
+/// # Errors
+/// EPERM for files that are always ready.
+pub fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` owns its descriptor and cannot exchange it.
+    unsafe { AsyncFd::register(fd) }.map_err(Into::into)
+}
+
+/// Reads one signal number from a [`signal_fd`].
+///
+/// # Errors
+/// EAGAIN when none is pending.
+pub fn read_signal(fd: RawFd) -> io::Result<libc::c_int> {
+    // SAFETY: plain data for which all zeroes is a value; the size passed is its own.
+    unsafe {
+        let mut info: libc::signalfd_siginfo = std::mem::zeroed();
+        let size = size_of::<libc::signalfd_siginfo>();
+        if libc::read(fd, (&raw mut info).cast(), size) < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(libc::c_int::try_from(info.ssi_signo).unwrap_or(0))
+    }
+}
+
+/// Sends a signal to the calling thread.
+///
+/// # Errors
+/// EINVAL for a number that is no signal.
+pub fn raise(signal: libc::c_int) -> io::Result<()> {
+    // SAFETY: no memory is passed.
+    check(unsafe { libc::raise(signal) }).map(drop)
+}
+
+fn signal_set(signals: &[libc::c_int]) -> io::Result<libc::sigset_t> {
+    // SAFETY: `set` is live and made a valid set by sigemptyset before use.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        check(libc::sigemptyset(&raw mut set))?;
+        for signal in signals {
+            check(libc::sigaddset(&raw mut set, *signal))?;
+        }
+        Ok(set)
+    }
+}
+
+/// Microseconds of CLOCK_MONOTONIC, which other processes of the machine share.
+#[must_use]
+pub fn monotonic_us() -> u64 {
+    let mut now = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: `now` is live; the clock exists on every Linux.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000
+        + u64::try_from(now.tv_nsec).unwrap_or(0) / 1_000
+}
+
+/// Raises the number of files this process may open to what it is allowed to (as Go programs do),
+/// or sets it; answers the limit that holds now.
+///
+/// # Errors
+/// EPERM above the allowed number.
+pub fn set_open_files_max(wanted: Option<u64>) -> io::Result<u64> {
+    // SAFETY: `limit` is live plain data.
+    unsafe {
+        let mut limit: libc::rlimit = std::mem::zeroed();
+        check(libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit))?;
+        limit.rlim_cur = wanted.unwrap_or(limit.rlim_max);
+        check(libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit))?;
+        Ok(limit.rlim_cur)
+    }
+}
+
+fn socket_option(fd: RawFd, level: i32, name: i32) -> io::Result<i32> {
+    let mut value: libc::c_int = 0;
+    let mut length = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: value and length are live, and length is the value's own.
+    check(unsafe { libc::getsockopt(fd, level, name, (&raw mut value).cast(), &raw mut length) })?;
+    Ok(value)
+}
+
+fn check(answer: libc::c_int) -> io::Result<libc::c_int> {
+    if answer < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(answer)
+    }
+}
+
+/// A nonblocking eventfd that does not pass to other programs.
+///
+/// # Errors
+/// The kernel's answer, EMFILE for one.
+pub fn eventfd() -> io::Result<OwnedFd> {
+    // SAFETY: a system call without pointers.
+    let fd = unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel just made this descriptor for us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Raises the limit of open descriptors to what the system allows this process.
+///
+/// # Errors
+/// The kernel's answer; the limit then stays.
+pub fn raise_descriptor_limit() -> io::Result<()> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: both calls get one valid `rlimit`.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        limit.rlim_cur = limit.rlim_max;
+        if libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
 }

@@ -1,1 +1,9 @@
 //! The process: start, signals, upgrade.
+
+pub mod boot;
+pub mod notify;
+pub mod origin;
+pub mod pid_file;
+pub mod process;
+pub mod signals;
+pub mod upgrade;

@@ -1,1 +1,65 @@
 //! One thread, one ring, its connections.
+
+pub mod accept;
+pub mod conn;
+pub mod runtime;
+
+use std::{cell::Cell, rc::Rc};
+
+use crate::{
+    control::{Answer, Call, Paths},
+    gateway::serve::Worker,
+    mailbox::{Answered, Line},
+};
+
+/// What reaches a shard from other threads.
+pub enum Item {
+    Store(Answered<crate::storage::desk::Found>),
+    Control(Answered<Answer>),
+    Job(Job),
+}
+
+impl From<Answered<crate::storage::desk::Found>> for Item {
+    fn from(answered: Answered<crate::storage::desk::Found>) -> Self {
+        Self::Store(answered)
+    }
+}
+
+impl From<Answered<Answer>> for Item {
+    fn from(answered: Answered<Answer>) -> Self {
+        Self::Control(answered)
+    }
+}
+
+/// What the control thread may tell a shard.
+pub enum Job {
+    /// The snapshot changed: look now, so that an idle shard lets the old one go.
+    Look,
+    /// Accept on these sockets too.
+    Listen {
+        key: crate::gateway::snapshot::PortKey,
+        sockets: Vec<std::net::TcpListener>,
+        tls: Option<crate::net::tls::ServerTls>,
+    },
+    /// Stop accepting on this listener, or on all; tell when every accept has been served.
+    StopAccepting {
+        key: Option<crate::gateway::snapshot::PortKey>,
+        stopped: tokio::sync::oneshot::Sender<()>,
+    },
+    /// Answers close their connections from now on.
+    Drain,
+    /// End what has no end of its own.
+    End,
+}
+
+/// What the tasks of a shard share.
+pub struct Shard {
+    pub worker: Worker,
+    /// Questions to the control plane.
+    pub control: Line<Call, Answer>,
+    /// Which paths are the control plane's.
+    pub control_paths: Paths,
+    /// Connections open.
+    pub open: Cell<usize>,
+    pub acceptors: std::cell::RefCell<Vec<Rc<accept::Listening>>>,
+}

@@ -1,1 +1,110 @@
 //! Where sessions and keys live.
+//!
+//! A [`Store`] is Redis, shared with Tyk gateways under Tyk's key names, or the embedded store of
+//! one process. [`Owner`] holds it for this process and hands it over in an upgrade; [`Liveness`]
+//! asks it for signs of life; [`desk`] answers the shards' questions from it. All of it runs on
+//! tokio's side; shards reach it through the mailbox.
+//!
+//! Tyk: `storage/redis_cluster.go`, `storage/connection_handler.go`.
+
+pub mod desk;
+mod embedded;
+pub mod keys;
+mod liveness;
+mod owner;
+mod redis;
+
+use std::{path::Path, pin::Pin, sync::Arc, time::Duration};
+
+use crate::config::{Config, StoreKind};
+
+pub use embedded::Embedded;
+pub use liveness::{Liveness, Probe};
+pub use owner::{NotOwner, Open, Owner, Ownership, WriteGuard};
+pub use redis::Redis;
+
+/// What a store answers, later.
+pub type Waiting<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
+
+/// Text keys to byte values, with expiry. Keys are whole: callers put the prefix of
+/// [`keys`] before them.
+pub trait Store: Send + Sync {
+    /// What people call it in a log line.
+    fn name(&self) -> &'static str;
+
+    /// The value of a key; `None` when there is none or it has expired.
+    fn get(&self, key: &str) -> Waiting<'_, Option<Vec<u8>>>;
+
+    /// As [`Store::get`] for several keys in one question; answers in the keys' order.
+    fn get_many(&self, keys: Vec<String>) -> Waiting<'_, Vec<Option<Vec<u8>>>>;
+
+    /// Stores a value. Without a time to live it stays, also when an earlier one had one
+    /// (Tyk: `SetKey` with a time of 0 or less).
+    fn set(&self, key: &str, value: &[u8], ttl: Option<Duration>) -> Waiting<'_, ()>;
+
+    /// Removes a key; whether it was there.
+    fn delete(&self, key: &str) -> Waiting<'_, bool>;
+
+    fn exists(&self, key: &str) -> Waiting<'_, bool>;
+
+    /// Proves with a write that the store works now.
+    fn probe(&self) -> Waiting<'_, ()>;
+
+    /// Ends when everything that was accepted before is durable as far as the store can tell.
+    fn flush(&self) -> Waiting<'_, ()>;
+
+    /// Flushes and lets go of every file and connection. Questions after it get
+    /// [`StoreError::Closed`]. Closing twice is no error.
+    fn close(&self) -> Waiting<'_, ()>;
+
+    /// A session by its key in clear, as stored while `hash_keys` is off.
+    fn get_session(&self, key: &str) -> Waiting<'_, Option<Vec<u8>>> {
+        self.get(&keys::session(key))
+    }
+}
+
+/// Why a store did not do what it was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// It cannot be opened, or the configuration asks for what does not exist. With the remedy.
+    #[error("{0}")]
+    Unusable(String),
+    /// It does not answer, or answers with an error; later it may.
+    #[error("{0}")]
+    Away(String),
+    /// This process has closed it, or does not have it yet.
+    #[error("the store is closed")]
+    Closed,
+}
+
+/// How to open the store that the configuration names. `state_dir` is the platform's folder for
+/// the embedded store, used when `penstock.store_path` is empty.
+///
+/// # Errors
+/// [`StoreError::Unusable`] when the configuration asks for what is not there.
+pub fn opener(config: &Config, state_dir: &Path) -> Result<Open, StoreError> {
+    match config.storage.store_kind() {
+        Some(StoreKind::Redis) => {
+            let redis = redis::Options::from_config(&config.storage)?;
+            Ok(Arc::new(move || {
+                Ok(Arc::new(Redis::open(&redis)?) as Arc<dyn Store>)
+            }))
+        }
+        Some(StoreKind::Embedded) => {
+            let dir = match config.penstock.store_path.as_str() {
+                "" => state_dir.to_owned(),
+                path => path.into(),
+            };
+            Ok(Arc::new(move || {
+                Ok(Arc::new(Embedded::open(&dir)?) as Arc<dyn Store>)
+            }))
+        }
+        None => Err(StoreError::Unusable(format!(
+            "storage.type {:?} does not exist; use \"redis\" or \"embedded\"",
+            config.storage.kind
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -27,6 +27,14 @@ pub enum Method {
     Other,
 }
 
+impl Method {
+    /// Repeating such a request has no further effect (RFC 9110 §9.2.2).
+    #[must_use]
+    pub const fn is_idempotent(self) -> bool {
+        !matches!(self, Self::Post | Self::Patch | Self::Other)
+    }
+}
+
 /// What Expect asks for (RFC 9110 §10.1.1).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Expect {

@@ -1,0 +1,94 @@
+//! The one ordered list of request steps.
+//!
+//! [`assemble`] reads top to bottom as Tyk's `processSpec` (`gateway/api_loader.go`): each line is
+//! one step, in Tyk's order. It runs per API at load; an API pays for exactly the steps it uses.
+
+use crate::{
+    apidef::ApiDefinition,
+    config::Config,
+    middleware::{
+        auth_key::AuthKey, ip_blacklist::IpBlacklist, ip_whitelist::IpWhitelist,
+        validate_json::ValidateJson, version_check::VersionCheck,
+    },
+};
+
+/// A compiled step. What it needs beside the head is told by [`Step::need`].
+pub enum Step {
+    VersionCheck(VersionCheck),
+    IpWhitelist(IpWhitelist),
+    IpBlacklist(IpBlacklist),
+    AuthKey(AuthKey),
+    ValidateJson(ValidateJson),
+}
+
+/// What a step waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// Nothing: a plain function of the head.
+    Head,
+    /// The whole content, read once and bounded, when the step concerns the request.
+    Content,
+    /// An answer of the store.
+    Ask,
+}
+
+impl Step {
+    #[must_use]
+    pub const fn need(&self) -> Need {
+        match self {
+            Self::VersionCheck(_) | Self::IpWhitelist(_) | Self::IpBlacklist(_) => Need::Head,
+            Self::ValidateJson(_) => Need::Content,
+            Self::AuthKey(_) => Need::Ask,
+        }
+    }
+
+    /// Tyk's name of the middleware, as logs have it.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::VersionCheck(_) => "VersionCheck",
+            Self::IpWhitelist(_) => "IPWhiteListMiddleware",
+            Self::IpBlacklist(_) => "IPBlackListMiddleware",
+            Self::AuthKey(_) => "AuthKey",
+            Self::ValidateJson(_) => "ValidateJSON",
+        }
+    }
+}
+
+/// The steps of one API in the order in which they run.
+pub type Chain = Box<[Step]>;
+
+/// Builds the chain of one API.
+///
+/// # Errors
+/// JSON pointer and text of the first thing that cannot be compiled.
+pub fn assemble(
+    api: &ApiDefinition,
+    config: &Config,
+    expires_at_s: Option<u64>,
+) -> Result<Chain, (String, String)> {
+    let version = crate::middleware::version_check::version(api);
+    let ignore_case = config.ignore_endpoint_case;
+    let mut chain = Vec::new();
+    // First: an API that has ended must not spend a store question on its clients.
+    chain.extend(VersionCheck::from_spec(api, expires_at_s).map(Step::VersionCheck));
+    chain.extend(IpWhitelist::from_spec(api)?.map(Step::IpWhitelist));
+    chain.extend(IpBlacklist::from_spec(api)?.map(Step::IpBlacklist));
+    chain.extend(AuthKey::from_spec(api, config.min_token_length_or_default()).map(Step::AuthKey));
+    if let Some(version) = version {
+        let step = ValidateJson::from_spec(version, ignore_case).map_err(|(pointer, reason)| {
+            let name = api
+                .version_data
+                .versions
+                .keys()
+                .next()
+                .map_or("", String::as_str);
+            (
+                format!("/version_data/versions/{name}/extended_paths/{pointer}"),
+                reason,
+            )
+        })?;
+        chain.extend(step.map(Step::ValidateJson));
+    }
+    Ok(chain.into())
+}

@@ -1,0 +1,164 @@
+//! What is served now, as the control side sees it: loads, publishes, tells.
+
+use std::{
+    collections::BTreeSet,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU8, Ordering},
+    },
+};
+
+use arc_swap::ArcSwap;
+
+use crate::{
+    apidef::ApiDefinition,
+    error::LoadError,
+    gateway::{
+        loader::{Load, Loader},
+        reload::{Gateway, Readiness, Refused, ReloadReport},
+        snapshot::{PortKey, Published},
+    },
+    metrics::Registry,
+};
+
+/// The definitions in force.
+pub struct Live {
+    // Control side only: held while files are read, on a thread that may wait.
+    #[allow(clippy::disallowed_types, reason = "control side only")]
+    loader: Mutex<Loader>,
+    #[allow(clippy::disallowed_types, reason = "control side only")]
+    accepted: Mutex<BTreeSet<PortKey>>,
+    published: Arc<Published>,
+    definitions: ArcSwap<Arc<[Arc<ApiDefinition>]>>,
+    registry: Arc<Registry>,
+    readiness: AtomicU8,
+}
+
+impl Live {
+    /// Loads for the first time.
+    ///
+    /// # Errors
+    /// A folder that exists and cannot be read.
+    pub fn start(mut loader: Loader, registry: Arc<Registry>) -> Result<Self, String> {
+        let mut load = loader.load().map_err(|errors| join(&errors))?;
+        tell(&load);
+        registry.add_compilations(load.compiled);
+        registry.set_api_count(load.definitions.len());
+        registry.set_refused_count(load.report.refused.len());
+        loader.commit(&mut load);
+        Ok(Self {
+            loader: Mutex::new(loader),
+            accepted: Mutex::default(),
+            published: Arc::new(Published::new(Arc::new(load.snapshot))),
+            definitions: ArcSwap::from_pointee(load.definitions.into()),
+            registry,
+            readiness: AtomicU8::new(Readiness::Starting as u8),
+        })
+    }
+
+    #[must_use]
+    pub fn published(&self) -> &Arc<Published> {
+        &self.published
+    }
+
+    /// Reads the files and publishes what they say. Waits for the disk.
+    pub fn reload(&self) -> ReloadReport {
+        let mut loader = self.loader();
+        let mut load = match loader.load() {
+            Ok(load) => load,
+            Err(errors) => {
+                tracing::error!(
+                    prefix = "main",
+                    "reload failed, what was served goes on: {}",
+                    join(&errors)
+                );
+                return ReloadReport::failed(errors.into_iter().map(Refused::from).collect());
+            }
+        };
+        tell(&load);
+        self.registry.add_compilations(load.compiled);
+        self.registry.set_api_count(load.definitions.len());
+        loader.commit(&mut load);
+        let Load {
+            snapshot,
+            definitions,
+            report,
+            ..
+        } = load;
+        self.definitions.store(Arc::new(definitions.into()));
+        // Dropped here, after the last shard let go of it or by that shard's last request.
+        drop(self.published.publish(Arc::new(snapshot)));
+        tracing::info!(
+            prefix = "main",
+            added = report.added.len(),
+            removed = report.removed.len(),
+            changed = report.changed.len(),
+            refused = report.refused.len(),
+            "API reload complete"
+        );
+        report
+    }
+
+    pub fn set_readiness(&self, readiness: Readiness) {
+        self.readiness.store(readiness as u8, Ordering::Relaxed);
+    }
+
+    /// The listeners that shards accept on.
+    #[must_use]
+    pub fn take_accepted(&self) -> BTreeSet<PortKey> {
+        std::mem::take(&mut *self.accepted.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub fn set_accepted(&self, keys: BTreeSet<PortKey>) {
+        *self.accepted.lock().unwrap_or_else(PoisonError::into_inner) = keys;
+    }
+
+    #[allow(clippy::disallowed_types, reason = "control side only")]
+    fn loader(&self) -> MutexGuard<'_, Loader> {
+        self.loader.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Gateway for Live {
+    fn definitions(&self) -> Arc<[Arc<ApiDefinition>]> {
+        Arc::clone(&self.definitions.load())
+    }
+
+    fn dry_run(&self) -> Pin<Box<dyn Future<Output = ReloadReport> + Send + '_>> {
+        // Reading and compiling takes this thread's time; traffic is on others.
+        Box::pin(async {
+            match self.loader().load() {
+                Ok(load) => load.report,
+                Err(errors) => {
+                    ReloadReport::failed(errors.into_iter().map(Refused::from).collect())
+                }
+            }
+        })
+    }
+
+    fn readiness(&self) -> Readiness {
+        match self.readiness.load(Ordering::Relaxed) {
+            value if value == Readiness::Ready as u8 => Readiness::Ready,
+            value if value == Readiness::Starting as u8 => Readiness::Starting,
+            _ => Readiness::Draining,
+        }
+    }
+}
+
+fn tell(load: &Load) {
+    for refused in &load.report.refused {
+        tracing::error!(prefix = "main", "refused: {refused}");
+    }
+    for line in &load.warnings {
+        tracing::warn!(prefix = "main", "{line}");
+    }
+}
+
+fn join(errors: &[LoadError]) -> String {
+    errors
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join("; ")
+}

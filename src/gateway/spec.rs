@@ -1,0 +1,39 @@
+//! A definition compiled: only what a request reads.
+
+use std::{path::PathBuf, sync::Arc};
+
+use crate::{
+    apidef::ApiDefinition,
+    gateway::{chain::Chain, listen_path::ListenPath},
+    middleware::hard_timeouts::HardTimeouts,
+    upstream::target::Upstream,
+};
+
+/// One API, ready to serve.
+pub struct Api {
+    /// As written; the REST API shows it.
+    pub definition: Arc<ApiDefinition>,
+    /// Where it was read from.
+    pub file: PathBuf,
+    pub listen_path: ListenPath,
+    /// The listen path is taken off before the target's path goes on.
+    pub strip: bool,
+    pub chain: Chain,
+    pub upstream: Destination,
+    pub hard_timeouts: Option<HardTimeouts>,
+}
+
+/// Where requests go that passed the chain.
+pub enum Destination {
+    Upstream(Upstream),
+    /// The target names no protocol that can be spoken: every request fails as in Tyk.
+    Invalid,
+}
+
+impl std::fmt::Debug for Api {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Api")
+            .field("api_id", &self.definition.api_id)
+            .finish_non_exhaustive()
+    }
+}

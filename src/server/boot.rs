@@ -1,0 +1,182 @@
+//! From a configuration to a serving process: what is made in which order, and how it ends.
+
+use std::{path::PathBuf, process::ExitCode, sync::Arc};
+
+use crate::{
+    config::{Config, IoDriver, Loaded, StoreKind},
+    exchange::Settings,
+    gateway::snapshot::ErrorResponses,
+    http::h1,
+    metrics::Registry,
+    net::{cidr::Net, sys},
+    server::{
+        notify::Notifier,
+        process::Process,
+        signals,
+        upgrade::start::{ENV, Inherited, Program},
+    },
+    shard::runtime::{Driver, probe_io_uring},
+    storage,
+};
+
+/// What the command line asks for.
+pub struct Options {
+    pub config: Loaded,
+    /// Starts the built-in origin and prints what to try.
+    pub quickstart: bool,
+}
+
+/// Where the embedded store lies when nothing is said.
+const STATE_DIR: &str = "/var/lib/penstock";
+
+/// Serves until a signal ends the process.
+#[must_use]
+pub fn run(options: Options) -> ExitCode {
+    match start(options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            tracing::error!(prefix = "main", "{why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(options: Options) -> Result<(), String> {
+    // First of all: the numbers of inherited descriptors must not be anybody else's by then.
+    let inherited = Inherited::take(std::env::var(ENV).ok().as_deref())?;
+    let program = Program::at_start().map_err(|error| {
+        format!("cannot find out how this program was started, which an upgrade must know: {error}")
+    })?;
+    signals::block().map_err(|error| format!("cannot block signals: {error}"))?;
+    raise_descriptor_limit();
+    let config = Arc::new(options.config.config);
+    let errors = error_responses(&config)?;
+    let driver = choose_driver(config.penstock.io_driver)?;
+    let cpus = sys::allowed_cpus();
+    let shards = match config.penstock.shards {
+        0 => cpus.len().max(1),
+        shards => shards as usize,
+    };
+    // More shards than CPUs share them; one shard alone may go where the scheduler likes.
+    let cpus = if shards > 1 || config.penstock.shards == 0 {
+        cpus
+    } else {
+        Vec::new()
+    };
+    let opener = storage::opener(&config, &state_dir(&config))
+        .map_err(|error| format!("the store cannot be used: {error}"))?;
+    let process = Process {
+        settings: Arc::new(settings(&config)),
+        registry: Arc::new(Registry::new(shards)),
+        owner: Arc::new(storage::Owner::new(opener)),
+        errors,
+        driver,
+        cpus,
+        shards,
+        quickstart: options.quickstart,
+        notifier: Notifier::new(std::env::var("NOTIFY_SOCKET").ok().as_deref()),
+        program,
+        config,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| format!("cannot start the control thread's runtime: {error}"))?;
+    tokio::task::LocalSet::new().block_on(&runtime, process.run(inherited))
+}
+
+fn state_dir(config: &Config) -> PathBuf {
+    if matches!(config.storage.store_kind(), Some(StoreKind::Embedded))
+        && config.penstock.store_path.is_empty()
+        && std::fs::create_dir_all(STATE_DIR).is_err()
+    {
+        return std::env::temp_dir().join("penstock");
+    }
+    PathBuf::from(STATE_DIR)
+}
+
+/// As many descriptors as the system allows: each connection needs one or two.
+fn raise_descriptor_limit() {
+    if let Err(error) = sys::raise_descriptor_limit() {
+        tracing::debug!(%error, "cannot raise the limit of descriptors");
+    }
+}
+
+fn error_responses(config: &Config) -> Result<Arc<ErrorResponses>, String> {
+    let (errors, left_out) = ErrorResponses::load(
+        &config.template_dir(),
+        config
+            .override_messages
+            .iter()
+            .map(|(id, other)| (id.as_str(), other.code, other.message.as_str())),
+    )
+    .map_err(|error| error.to_string())?;
+    for line in left_out {
+        tracing::warn!(prefix = "main", "{line}");
+    }
+    Ok(Arc::new(errors))
+}
+
+/// The ring with exactly the flags that shards use, or epoll, said once.
+fn choose_driver(wanted: IoDriver) -> Result<Driver, String> {
+    match (wanted, probe_io_uring()) {
+        (IoDriver::Epoll, _) => Ok(Driver::Epoll),
+        (_, Ok(())) => Ok(Driver::IoUring),
+        (IoDriver::Auto, Err(error)) => {
+            tracing::info!(
+                prefix = "main",
+                "io_uring is not available ({error}); serving through epoll. Linux 6.1 or later is \
+                 needed, kernel.io_uring_disabled=0, and a container profile that allows it"
+            );
+            Ok(Driver::Epoll)
+        }
+        (IoDriver::IoUring, Err(error)) => Err(format!(
+            "io_uring is not available ({error}) and penstock.io_driver demands it; set it to \
+             \"auto\", or allow it (Linux 6.1 or later, kernel.io_uring_disabled=0, container profile)"
+        )),
+    }
+}
+
+/// What the request plane reads of the configuration.
+fn settings(config: &Config) -> Settings {
+    let limits = &config.penstock.limits;
+    let options = &config.http_server_options;
+    let ms = |s: u32| u64::from(s) * 1000;
+    let trusted: Vec<Net> = config
+        .penstock
+        .trusted_proxies
+        .iter()
+        .filter_map(|text| Net::parse(text))
+        .collect();
+    let trust_anyone = trusted.is_empty() && !config.penstock.compat_is_strict();
+    let seconds = |s: std::time::Duration| u64::try_from(s.as_millis()).unwrap_or(u64::MAX);
+    Settings {
+        limits: h1::Limits {
+            request_line_bytes_max: limits.request_line_bytes as usize,
+            head_bytes_max: limits.head_bytes as usize,
+            fields_max: limits.fields as usize,
+            trailer_bytes_max: limits.trailer_bytes as usize,
+            trailer_fields_max: limits.trailer_fields as usize,
+            chunk_extension_bytes_max: limits.chunk_extension_bytes as usize,
+        },
+        request_body_bytes_max: options.request_body_bytes_max().unwrap_or(u64::MAX),
+        step_body_bytes_max: limits.step_body_bytes,
+        interim_max: limits.interim_responses,
+        header_deadline_ms: ms(limits.header_deadline_s),
+        body_grace_ms: ms(limits.body_rate_grace_s),
+        body_rate_min: u64::from(limits.body_rate_min_bytes_per_s),
+        keep_alive_idle_ms: ms(limits.keep_alive_idle_s),
+        write_timeout_ms: seconds(options.write_timeout_or_default()),
+        close_connections: config.close_connections,
+        hide_generator: config.hide_generator_header,
+        websockets: options.enable_websockets,
+        clean_urls: !options.skip_url_cleaning,
+        strict_routes: options.enable_strict_routes,
+        escape_target_path: !options.skip_target_path_escaping,
+        trusted_proxies: (!trust_anyone).then_some(trusted),
+        upstream_idle_ms: ms(limits.upstream_idle_s),
+        upstream_idle_max: config.idle_per_host_or_default().max(1),
+        store_deadline_ms: 100,
+        access_log: config.penstock.access_log,
+    }
+}

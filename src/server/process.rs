@@ -1,0 +1,659 @@
+//! The running process: shards, listeners, control plane, and what signals do to them.
+//!
+//! Lives on the control thread. Tyk: `gateway/server.go` (`Start`).
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    path::Path,
+    rc::Rc,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{
+    config::Config,
+    control::{Answer, Call, Control, Paths, Setup},
+    exchange::Settings,
+    gateway::{
+        compile::Compiler,
+        live::Live,
+        loader::Loader,
+        reload::{Bell, Readiness, ReloadReport, Ringer},
+        snapshot::{ErrorResponses, PortKey},
+    },
+    mailbox::{Desk, mailbox},
+    metrics::Registry,
+    net::{
+        dns::{self, Names},
+        listener::{Handed, ListenerSet, Place},
+        proxy_connect::ProxyEnv,
+        tls::{Identity, NamedIdentity, ServerOptions, ServerTls},
+    },
+    server::{
+        notify::Notifier,
+        origin, pid_file,
+        signals::{Signal, Signals},
+        upgrade::{
+            drive::{NewHost, OldHost, drive_new, drive_old},
+            new::{NewAction, NewEvent, NewGeneration},
+            old::{OldAction, OldEvent, OldGeneration},
+            start::{Inherited, Program},
+        },
+    },
+    shard::{
+        Item, Job,
+        runtime::{Driver, Handle, Parts, start},
+    },
+    storage::{self, Liveness, Owner},
+};
+
+const QUESTIONS_MAX: usize = 16 << 10;
+const CALLS_MAX: usize = 1024;
+/// After the drain limit: for streams to end cleanly.
+const ENDING: Duration = Duration::from_millis(1500);
+
+/// What a process is made of before it runs.
+pub struct Process {
+    pub config: Arc<Config>,
+    pub settings: Arc<Settings>,
+    pub errors: Arc<ErrorResponses>,
+    pub registry: Arc<Registry>,
+    pub owner: Arc<Owner>,
+    pub driver: Driver,
+    /// To bind shards to; empty: unbound.
+    pub cpus: Vec<usize>,
+    pub shards: usize,
+    pub quickstart: bool,
+    pub program: Program,
+    pub notifier: Notifier,
+}
+
+/// The parts of a running process that its tasks share.
+struct Running {
+    config: Arc<Config>,
+    registry: Arc<Registry>,
+    owner: Arc<Owner>,
+    live: Arc<Live>,
+    shards: Vec<Handle>,
+    listeners: RefCell<ListenerSet>,
+    /// Listeners that shards accept on, with the name of their sockets.
+    open: RefCell<BTreeMap<PortKey, String>>,
+    tls: Option<ServerTls>,
+    accepting: Cell<bool>,
+}
+
+impl Process {
+    /// Serves until a signal, or a new process that took over, ends it.
+    ///
+    /// # Errors
+    /// One line: why it cannot start, with the remedy.
+    pub async fn run(self, inherited: Option<Inherited>) -> Result<(), String> {
+        let mut signals =
+            Signals::open().map_err(|error| format!("cannot listen to signals: {error}"))?;
+        let config = Arc::clone(&self.config);
+        let env = |name: &str| std::env::var(name).ok();
+        if self.quickstart {
+            origin::spawn(&config).await?;
+        }
+        let dns = &config.dns_cache;
+        let options = dns::Options::default().with_dns_cache(
+            dns.enabled,
+            dns.ttl,
+            &dns.multiple_ips_handle_strategy,
+        );
+        let names = Names::new(options, tokio::runtime::Handle::current());
+        let compiler = Compiler::new(
+            Arc::clone(&config),
+            names,
+            ProxyEnv::read(env)?,
+            Box::new(env),
+        );
+        let loader = Loader::new(compiler, Arc::clone(&self.errors));
+        let live = Arc::new(Live::start(loader, Arc::clone(&self.registry))?);
+
+        let (store_mail, store_desk) = mailbox(QUESTIONS_MAX);
+        let (control_mail, control_desk) = mailbox(CALLS_MAX);
+        let mut shards = Vec::with_capacity(self.shards);
+        for index in 0..self.shards {
+            let metrics = self.registry.shard(index).unwrap_or_default();
+            let cpu = self.cpus.get(index % self.cpus.len().max(1)).copied();
+            let parts = Parts {
+                index,
+                cpu,
+                driver: self.driver,
+                settings: Arc::clone(&self.settings),
+                metrics,
+                published: Arc::clone(live.published()),
+                store: store_mail.clone(),
+                control: control_mail.clone(),
+                control_paths: Paths::from_config(&config),
+            };
+            let handle = start(parts).map_err(|error| {
+                format!("cannot start shard {index}: {error}; see `ulimit -l` and `ulimit -n`")
+            })?;
+            shards.push(handle);
+        }
+        let (channel, listeners) = match inherited {
+            Some(Inherited { channel, listeners }) => (Some(channel), listeners),
+            None => (None, ListenerSet::default()),
+        };
+        let running = Rc::new(Running {
+            tls: server_tls(&config)?,
+            config,
+            registry: self.registry,
+            owner: Arc::clone(&self.owner),
+            live: Arc::clone(&live),
+            shards,
+            listeners: RefCell::new(listeners),
+            open: RefCell::default(),
+            accepting: Cell::new(false),
+        });
+        running.open_listeners(true)?;
+
+        let (bell, ringer) = Bell::new();
+        let liveness = Arc::new(Liveness::default());
+        let control = Rc::new(Control::new(Setup {
+            config: &running.config,
+            gateway: live,
+            bell: bell.clone(),
+            owner: Arc::clone(&self.owner),
+            liveness: Arc::clone(&liveness),
+            registry: Arc::clone(&running.registry),
+        }));
+        tokio::task::spawn_local(answer_calls(control_desk, control));
+        let owner = Arc::clone(&self.owner);
+        tokio::spawn(storage::desk::run(
+            store_desk,
+            owner,
+            |keys| keys,
+            |found| found,
+        ));
+        tokio::task::spawn_local(Rc::clone(&running).reloads(ringer));
+
+        let notifier = Rc::new(self.notifier);
+        let (events, received) = mpsc::unbounded_channel();
+        let has_predecessor = channel.is_some();
+        if let Some(channel) = channel {
+            running
+                .take_over(channel, &notifier, &mut signals, events.clone())
+                .await?;
+        } else {
+            self.owner
+                .acquire()
+                .await
+                .map_err(|error| format!("the store cannot be opened: {error}"))?;
+            running.start_accepting()?;
+            running.write_pid_file();
+            notifier.ready();
+        }
+        running.listeners.borrow_mut().close_unclaimed();
+        tokio::task::spawn_local({
+            let (owner, interval) = (Arc::clone(&self.owner), liveness_interval(&running.config));
+            async move {
+                liveness
+                    .run(&owner, interval, || {
+                        let _ = bell.ring();
+                    })
+                    .await
+            }
+        });
+        running.say_ready();
+        if self.quickstart {
+            origin::print_hints(&running.config);
+        }
+        let machine = OldGeneration::new(has_predecessor);
+        tokio::task::spawn_local(forward(signals, events.clone()));
+        running.serve(machine, &self.program, &notifier, events, received).await;
+        Ok(())
+    }
+}
+
+impl Running {
+    /// Handles upgrades and the end until this process ends.
+    async fn serve(
+        self: &Rc<Self>,
+        machine: OldGeneration,
+        program: &Program,
+        notifier: &Notifier,
+        events: mpsc::UnboundedSender<OldEvent>,
+        received: mpsc::UnboundedReceiver<OldEvent>,
+    ) {
+        let ended = Rc::new(tokio::sync::Notify::new());
+        let mut host = Serving { running: Rc::clone(self), events, ended: Rc::clone(&ended) };
+        tokio::select! {
+            () = drive_old(machine, program, notifier, &mut host, received) => {}
+            () = ended.notified() => notifier.stopping(),
+        }
+        tracing::info!(prefix = "main", "Terminating.");
+    }
+
+    /// Takes over from the process that started this one: returns when this one accepts. What is
+    /// left to say to the old process goes on beside serving; its end is an event of `serving`.
+    async fn take_over(
+        self: &Rc<Self>,
+        channel: std::os::unix::net::UnixStream,
+        notifier: &Rc<Notifier>,
+        signals: &mut Signals,
+        serving: mpsc::UnboundedSender<OldEvent>,
+    ) -> Result<(), String> {
+        let (events, received) = mpsc::unbounded_channel();
+        // The receiving end lives as long as `events` does.
+        let _ = events.send(NewEvent::Prepared(Ok(())));
+        let machine = NewGeneration::new(std::process::id(), env!("CARGO_PKG_VERSION"));
+        let (accepts, mut accepting) = oneshot::channel();
+        let mut host = TakingOver {
+            running: Rc::clone(self),
+            events: events.clone(),
+            serving: serving.clone(),
+            accepts: Some(accepts),
+        };
+        let notifier = Rc::clone(notifier);
+        let mut taking = tokio::task::spawn_local(async move {
+            drive_new(machine, channel, &notifier, &mut host, received).await
+        });
+        loop {
+            tokio::select! {
+                _ = &mut accepting => return Ok(()),
+                done = &mut taking => {
+                    return done.unwrap_or_else(|error| Err(error.to_string()));
+                }
+                signal = signals.next() => match signal {
+                    Ok(Signal::Terminate) => drop(events.send(NewEvent::TerminateRequested)),
+                    // Starts when this process serves and the old one is gone.
+                    Ok(Signal::Upgrade) => drop(serving.send(OldEvent::UpgradeRequested)),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// Binds what the snapshot needs and is not bound yet. Nothing accepts yet.
+    fn open_listeners(&self, must: bool) -> Result<(), String> {
+        let snapshot = self.live.published().load();
+        for port in &snapshot.ports {
+            if self.open.borrow().contains_key(&port.key) {
+                continue;
+            }
+            let scheme = if port.key.tls { "https" } else { "http" };
+            let name = format!("{scheme}:{}", port.key.port);
+            let place = Place::new(&self.config.listen_address, port.key.port);
+            let opened = self
+                .listeners
+                .borrow_mut()
+                .open(&name, &place, self.shards.len());
+            match opened {
+                Ok(_) => {
+                    self.open.borrow_mut().insert(port.key, name);
+                }
+                Err(why) if must && (port.carries_control || port.key == self.main_key()) => {
+                    return Err(why);
+                }
+                Err(why) => tracing::error!(prefix = "main", "{why}"),
+            }
+        }
+        Ok(())
+    }
+
+    fn main_key(&self) -> PortKey {
+        crate::gateway::loader::main_port(&self.config)
+    }
+
+    fn start_accepting(&self) -> Result<(), String> {
+        self.accepting.set(true);
+        let keys: Vec<_> = self.open.borrow().keys().copied().collect();
+        for key in keys {
+            self.accept_on(key)?;
+        }
+        Ok(())
+    }
+
+    fn accept_on(&self, key: PortKey) -> Result<(), String> {
+        let Some(name) = self.open.borrow().get(&key).cloned() else {
+            return Ok(());
+        };
+        let lists = self
+            .listeners
+            .borrow()
+            .for_shards(&name, self.shards.len())
+            .map_err(|error| format!("cannot hand sockets to shards: {error}"))?;
+        let tls = if key.tls { self.tls.clone() } else { None };
+        for (shard, sockets) in self.shards.iter().zip(lists) {
+            let job = Job::Listen {
+                key,
+                sockets,
+                tls: tls.clone(),
+            };
+            tell(shard, job);
+        }
+        Ok(())
+    }
+
+    /// Stops accepting on one listener or on all; ends when everything accepted is being served.
+    async fn stop_accepting(&self, key: Option<PortKey>) {
+        let mut waits = Vec::with_capacity(self.shards.len());
+        for shard in &self.shards {
+            let (stopped, wait) = oneshot::channel();
+            tell(shard, Job::StopAccepting { key, stopped });
+            waits.push(wait);
+        }
+        for wait in waits {
+            // A shard that ended accepts nothing either.
+            let _ = wait.await;
+        }
+    }
+
+    /// Runs reloads as the bell asks for them.
+    async fn reloads(self: Rc<Self>, ringer: Ringer) {
+        let interval = self.config.reload_interval_or_default();
+        let registry = Arc::clone(&self.registry);
+        ringer
+            .run(interval, &registry, || {
+                let running = Rc::clone(&self);
+                async move { running.reload().await }
+            })
+            .await;
+    }
+
+    async fn reload(&self) -> ReloadReport {
+        let live = Arc::clone(&self.live);
+        let done = tokio::task::spawn_blocking(move || live.reload()).await;
+        let report = match done {
+            Ok(report) => report,
+            Err(error) => {
+                tracing::error!(prefix = "main", %error, "a reload broke off; nothing changed");
+                return ReloadReport::failed(Vec::new());
+            }
+        };
+        for shard in &self.shards {
+            tell(shard, Job::Look);
+        }
+        self.follow_ports().await;
+        report
+    }
+
+    /// Opens listeners for new ports and closes those that nobody uses any more.
+    async fn follow_ports(&self) {
+        if let Err(why) = self.open_listeners(false) {
+            tracing::error!(prefix = "main", "{why}");
+        }
+        let snapshot = self.live.published().load();
+        let gone: Vec<_> = {
+            let open = self.open.borrow();
+            open.iter()
+                .filter(|(key, _)| snapshot.port(**key).is_none())
+                .map(|(key, name)| (*key, name.clone()))
+                .collect()
+        };
+        for (key, name) in gone {
+            self.stop_accepting(Some(key)).await;
+            self.listeners.borrow_mut().close(&name);
+            self.open.borrow_mut().remove(&key);
+        }
+        if self.accepting.get() {
+            let accepted = self.live.take_accepted();
+            for key in self.open.borrow().keys().copied().collect::<Vec<_>>() {
+                if !accepted.contains(&key)
+                    && let Err(why) = self.accept_on(key)
+                {
+                    tracing::error!(prefix = "main", "{why}");
+                }
+            }
+        }
+        self.live
+            .set_accepted(self.open.borrow().keys().copied().collect());
+    }
+
+    fn write_pid_file(&self) {
+        let path: &Path = self.config.pid_file();
+        if let Err(why) = pid_file::write(path, std::process::id()) {
+            tracing::warn!(prefix = "main", "{why}");
+        }
+    }
+
+    fn say_ready(&self) {
+        self.live
+            .set_accepted(self.open.borrow().keys().copied().collect());
+        self.live.set_readiness(Readiness::Ready);
+        for (key, name) in self.open.borrow().iter() {
+            let address = self.listeners.borrow().local_addr(name);
+            tracing::info!(
+                prefix = "main",
+                shards = self.shards.len(),
+                "listening on {} ({})",
+                address.map_or_else(|| key.port.to_string(), |address| address.to_string()),
+                if key.tls { "https" } else { "http" },
+            );
+        }
+    }
+
+    /// Lets every request under way end, up to the limit; then ends what has no end of its own.
+    async fn drain(&self) {
+        for shard in &self.shards {
+            tell(shard, Job::Drain);
+        }
+        let limit = tokio::time::Instant::now() + self.config.shutdown_timeout_or_default();
+        while self.connections() > 0 && tokio::time::Instant::now() < limit {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        if self.connections() > 0 {
+            for shard in &self.shards {
+                tell(shard, Job::End);
+            }
+            let limit = tokio::time::Instant::now() + ENDING;
+            while self.connections() > 0 && tokio::time::Instant::now() < limit {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    }
+
+    fn connections(&self) -> usize {
+        self.shards
+            .iter()
+            .map(|shard| shard.open.load(Ordering::Relaxed))
+            .sum()
+    }
+
+    /// The ordinary end: readiness first, then accepting, then draining.
+    async fn terminate(&self) {
+        self.live.set_readiness(Readiness::Draining);
+        tracing::info!(prefix = "main", "Stop signal received.");
+        tokio::time::sleep(self.config.shutdown_delay()).await;
+        self.stop_accepting(None).await;
+        let names: Vec<_> = self.open.borrow().values().cloned().collect();
+        for name in names {
+            self.listeners.borrow_mut().close(&name);
+        }
+        self.drain().await;
+        if let Err(error) = self.owner.release().await {
+            tracing::error!(prefix = "main", %error, "closing the store");
+        }
+    }
+}
+
+/// This process as the one that may hand over.
+struct Serving {
+    running: Rc<Running>,
+    events: mpsc::UnboundedSender<OldEvent>,
+    ended: Rc<tokio::sync::Notify>,
+}
+
+impl OldHost for Serving {
+    fn listeners(&self) -> Vec<Handed> {
+        self.running.listeners.borrow().describe()
+    }
+
+    fn perform(&mut self, action: OldAction) {
+        let running = Rc::clone(&self.running);
+        let events = self.events.clone();
+        match action {
+            OldAction::CloseStore => {
+                tokio::task::spawn_local(async move {
+                    let closed = running.owner.release().await;
+                    let closed = closed.map_err(|error| error.to_string());
+                    let _ = events.send(OldEvent::StoreClosed(closed));
+                });
+            }
+            OldAction::ReopenStore => {
+                tokio::task::spawn_local(async move {
+                    let opened = running.owner.acquire().await;
+                    let opened = opened.map_err(|error| error.to_string());
+                    let _ = events.send(OldEvent::StoreReopened(opened));
+                });
+            }
+            OldAction::CancelAccepts => {
+                running.registry.upgrade_begun();
+                running.accepting.set(false);
+                tokio::task::spawn_local(async move {
+                    running.live.set_readiness(Readiness::Draining);
+                    running.stop_accepting(None).await;
+                    let _ = events.send(OldEvent::AcceptsCanceled);
+                });
+            }
+            OldAction::ResumeAccepts => {
+                running.live.set_readiness(Readiness::Ready);
+                if let Err(why) = running.start_accepting() {
+                    tracing::error!(prefix = "main", "{why}");
+                }
+            }
+            OldAction::CloseListeners => {
+                let names: Vec<_> = running.open.borrow().values().cloned().collect();
+                for name in names {
+                    running.listeners.borrow_mut().close(&name);
+                }
+            }
+            OldAction::Drain => {
+                tokio::task::spawn_local(async move {
+                    running.drain().await;
+                    let _ = events.send(OldEvent::DrainEnded);
+                });
+            }
+            OldAction::Terminate => {
+                let ended = Rc::clone(&self.ended);
+                tokio::task::spawn_local(async move {
+                    running.terminate().await;
+                    ended.notify_one();
+                });
+            }
+            // The owner of the store refuses writes from the begin of its release on.
+            OldAction::RefuseWrites | OldAction::AllowWrites => {}
+            // Nothing forwards store writes yet.
+            OldAction::ApplyWrite { .. } | OldAction::WriteEnded { .. } => {}
+            // The driver's own.
+            _ => {}
+        }
+    }
+}
+
+/// This process as the one that takes over.
+struct TakingOver {
+    running: Rc<Running>,
+    events: mpsc::UnboundedSender<NewEvent>,
+    serving: mpsc::UnboundedSender<OldEvent>,
+    /// Told once this process accepts.
+    accepts: Option<oneshot::Sender<()>>,
+}
+
+impl NewHost for TakingOver {
+    fn perform(&mut self, action: NewAction) {
+        let running = Rc::clone(&self.running);
+        let events = self.events.clone();
+        match action {
+            NewAction::OpenStore => {
+                tokio::task::spawn_local(async move {
+                    let opened = running.owner.acquire().await;
+                    let opened = opened.map_err(|error| error.to_string());
+                    let _ = events.send(NewEvent::StoreOpened(opened));
+                });
+            }
+            NewAction::StartAccepting => {
+                if let Err(why) = running.start_accepting() {
+                    tracing::error!(prefix = "main", "{why}");
+                }
+                if let Some(accepts) = self.accepts.take() {
+                    let _ = accepts.send(());
+                }
+            }
+            NewAction::PredecessorGone => drop(self.serving.send(OldEvent::PredecessorGone)),
+            NewAction::WritePidFile => running.write_pid_file(),
+            NewAction::ApplyWrite { id, .. } => {
+                let result = Err("this version forwards no writes".to_owned());
+                let _ = events.send(NewEvent::WriteApplied { id, result });
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Turns signals into events.
+async fn forward(mut signals: Signals, events: mpsc::UnboundedSender<OldEvent>) {
+    while let Ok(signal) = signals.next().await {
+        let event = match signal {
+            Signal::Upgrade => OldEvent::UpgradeRequested,
+            Signal::Terminate => OldEvent::TerminateRequested,
+            Signal::Noted(name) => {
+                tracing::info!(prefix = "main", "{name}: no effect");
+                continue;
+            }
+        };
+        if events.send(event).is_err() {
+            return;
+        }
+    }
+}
+
+fn tell(shard: &Handle, job: Job) {
+    if shard.outlet.send(Item::Job(job)).is_err() {
+        tracing::error!(prefix = "main", "a shard does not take jobs any more");
+    }
+}
+
+/// Answers control calls, each in its own task.
+async fn answer_calls(mut desk: Desk<Call, Answer>, control: Rc<Control>) {
+    let mut batch = Vec::new();
+    while desk.recv_batch(&mut batch, 64).await > 0 {
+        for question in batch.drain(..) {
+            let control = Rc::clone(&control);
+            tokio::task::spawn_local(async move {
+                let answer = control.call(question.payload).await;
+                question.reply.send(answer);
+            });
+        }
+    }
+}
+
+fn liveness_interval(config: &Config) -> Duration {
+    config.liveness_check.interval_or_default()
+}
+
+fn server_tls(config: &Config) -> Result<Option<ServerTls>, String> {
+    let options = &config.http_server_options;
+    if !options.use_ssl {
+        return Ok(None);
+    }
+    let mut certificates = Vec::new();
+    for file in &options.certificates {
+        let identity = Identity::from_files(Path::new(&file.cert_file), Path::new(&file.key_file))?;
+        certificates.push(NamedIdentity {
+            domain_name: file.domain_name.clone(),
+            identity,
+        });
+    }
+    for path in &options.ssl_certificates {
+        let identity = Identity::from_files(Path::new(path), Path::new(path))?;
+        certificates.push(NamedIdentity {
+            domain_name: String::new(),
+            identity,
+        });
+    }
+    ServerTls::new(&ServerOptions {
+        certificates,
+        min_version: options.min_version,
+        max_version: options.max_version,
+        ciphers: options.ssl_ciphers.clone(),
+        enable_http2: false,
+    })
+    .map(Some)
+}

@@ -1,0 +1,88 @@
+//! Accepting: several accepts under way per socket, ended only by being awaited.
+
+use std::{cell::Cell, net::TcpListener, rc::Rc, time::Duration};
+
+use tokio::sync::oneshot;
+
+use crate::{
+    gateway::snapshot::PortKey,
+    net::{listener::Acceptor, tls::ServerTls},
+    shard::{Shard, conn},
+};
+
+/// A socket that this shard accepts on.
+pub struct Listening {
+    pub key: PortKey,
+    acceptor: Acceptor,
+    /// Accepts under way.
+    running: Cell<usize>,
+}
+
+/// Starts accepting on a socket.
+pub fn start(shard: &Rc<Shard>, key: PortKey, socket: TcpListener, tls: Option<ServerTls>) {
+    let acceptor = match Acceptor::new(socket) {
+        Ok(acceptor) => acceptor,
+        Err(error) => {
+            tracing::error!(%error, port = key.port, "cannot accept on a socket");
+            return;
+        }
+    };
+    let listening = Rc::new(Listening {
+        key,
+        acceptor,
+        running: Cell::new(0),
+    });
+    shard.acceptors.borrow_mut().push(Rc::clone(&listening));
+    for _ in 0..Acceptor::in_flight_max() {
+        listening.running.set(listening.running.get() + 1);
+        let (shard, listening, tls) = (Rc::clone(shard), Rc::clone(&listening), tls.clone());
+        conn::spawn(async move {
+            accepts(&shard, &listening, tls).await;
+            listening.running.set(listening.running.get() - 1);
+        });
+    }
+}
+
+async fn accepts(shard: &Rc<Shard>, listening: &Listening, tls: Option<ServerTls>) {
+    loop {
+        match listening
+            .acceptor
+            .accept(async |span| monoio::time::sleep(span).await)
+            .await
+        {
+            Ok(Some((tcp, peer))) => {
+                let (key, tls) = (listening.key, tls.clone());
+                conn::spawn(conn::serve(Rc::clone(shard), tcp, peer, key, tls));
+            }
+            Ok(None) => return,
+            Err(error) => {
+                tracing::error!(%error, port = listening.key.port, "accepting ended");
+                return;
+            }
+        }
+    }
+}
+
+/// Stops accepting on one listener, or on all. `stopped` is told when every accept has answered and
+/// what it brought is being served.
+pub fn stop(shard: &Rc<Shard>, key: Option<PortKey>, stopped: oneshot::Sender<()>) {
+    let mut ending = Vec::new();
+    shard.acceptors.borrow_mut().retain(|listening| {
+        let ends = key.is_none_or(|key| key == listening.key);
+        if ends {
+            ending.push(Rc::clone(listening));
+        }
+        !ends
+    });
+    for listening in &ending {
+        listening.acceptor.stop();
+    }
+    conn::spawn(async move {
+        while ending.iter().any(|listening| listening.running.get() > 0) {
+            monoio::time::sleep(Duration::from_millis(1)).await;
+        }
+        drop(ending);
+        // Nobody may be waiting any more.
+        let _ = stopped.send(());
+    });
+}

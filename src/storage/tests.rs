@@ -1,0 +1,251 @@
+//! A store for tests, and the choice of a store.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    },
+};
+
+use super::*;
+
+/// A store in memory that refuses a second opener and fails on command. A clone is the same store.
+#[derive(Clone, Default)]
+pub(super) struct Stub(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    is_open: AtomicBool,
+    flush_count: AtomicUsize,
+    is_hanging: AtomicBool,
+    failure: Mutex<Option<String>>,
+    values: Mutex<BTreeMap<String, Vec<u8>>>,
+}
+
+impl Stub {
+    pub(super) fn new() -> Self {
+        Self::default()
+    }
+
+    /// A process' hold on this store.
+    pub(super) fn owner(&self) -> Owner {
+        let stub = self.clone();
+        Owner::new(Arc::new(move || {
+            if stub.0.is_open.swap(true, SeqCst) {
+                return Err(StoreError::Unusable("in use".to_owned()));
+            }
+            Ok(Arc::new(stub.clone()))
+        }))
+    }
+
+    pub(super) fn put(&self, key: &str, value: &str) {
+        let mut values = self.0.values.lock().unwrap();
+        values.insert(key.to_owned(), value.as_bytes().to_vec());
+    }
+
+    pub(super) fn fail(&self, why: &str) {
+        *self.0.failure.lock().unwrap() = Some(why.to_owned());
+    }
+
+    pub(super) fn heal(&self) {
+        *self.0.failure.lock().unwrap() = None;
+    }
+
+    pub(super) fn hang(&self) {
+        self.0.is_hanging.store(true, SeqCst);
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.0.is_open.load(SeqCst)
+    }
+
+    pub(super) fn flush_count(&self) -> usize {
+        self.0.flush_count.load(SeqCst)
+    }
+
+    fn answer<T: Send + 'static>(&self, answer: T) -> Waiting<'_, T> {
+        Box::pin(async move {
+            if self.0.is_hanging.load(SeqCst) {
+                std::future::pending::<()>().await;
+            }
+            match self.0.failure.lock().unwrap().clone() {
+                Some(why) => Err(StoreError::Away(why)),
+                None => Ok(answer),
+            }
+        })
+    }
+}
+
+impl Store for Stub {
+    fn name(&self) -> &'static str {
+        "stub"
+    }
+
+    fn get(&self, key: &str) -> Waiting<'_, Option<Vec<u8>>> {
+        self.answer(self.0.values.lock().unwrap().get(key).cloned())
+    }
+
+    fn get_many(&self, keys: Vec<String>) -> Waiting<'_, Vec<Option<Vec<u8>>>> {
+        let values = self.0.values.lock().unwrap();
+        self.answer(keys.iter().map(|key| values.get(key).cloned()).collect())
+    }
+
+    fn set(&self, key: &str, value: &[u8], _: Option<Duration>) -> Waiting<'_, ()> {
+        let mut values = self.0.values.lock().unwrap();
+        values.insert(key.to_owned(), value.to_vec());
+        self.answer(())
+    }
+
+    fn delete(&self, key: &str) -> Waiting<'_, bool> {
+        self.answer(self.0.values.lock().unwrap().remove(key).is_some())
+    }
+
+    fn exists(&self, key: &str) -> Waiting<'_, bool> {
+        self.answer(self.0.values.lock().unwrap().contains_key(key))
+    }
+
+    fn probe(&self) -> Waiting<'_, ()> {
+        self.answer(())
+    }
+
+    fn flush(&self) -> Waiting<'_, ()> {
+        self.0.flush_count.fetch_add(1, SeqCst);
+        self.answer(())
+    }
+
+    fn close(&self) -> Waiting<'_, ()> {
+        self.0.is_open.store(false, SeqCst);
+        Box::pin(async { Ok(()) })
+    }
+}
+
+/// Runs a test on a clock that jumps to the next timer when nothing else is to do.
+pub(super) fn paused(test: impl Future<Output = ()>) {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap()
+        .block_on(test);
+}
+
+/// A folder of its own, removed with its content at the end.
+pub(super) struct Scratch(std::path::PathBuf);
+
+impl Scratch {
+    pub(super) fn new() -> Self {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let name = format!(
+            "penstock-store-{}-{}",
+            std::process::id(),
+            COUNT.fetch_add(1, SeqCst)
+        );
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[track_caller]
+fn check_refused(change: impl FnOnce(&mut Config), expected: &str) {
+    let mut config = Config::default();
+    config.storage.kind = "redis".to_owned();
+    change(&mut config);
+    match opener(&config, Path::new("/nowhere")) {
+        Err(StoreError::Unusable(why)) => assert!(why.contains(expected), "{why}"),
+        _ => panic!("refused with {expected:?}"),
+    }
+}
+
+#[test]
+fn what_is_not_spoken_yet_is_refused_by_name() {
+    check_refused(
+        |c| c.storage.enable_cluster = true,
+        "storage.enable_cluster",
+    );
+    check_refused(
+        |c| c.storage.master_name = "m".into(),
+        "storage.master_name",
+    );
+    check_refused(|c| c.storage.use_ssl = true, "storage.use_ssl");
+    check_refused(
+        |c| c.storage.addrs = vec!["a:1".into(), "b:2".into()],
+        "2 servers need a cluster",
+    );
+    check_refused(|c| c.storage.addrs = vec!["a".into()], "is no address");
+    check_refused(
+        |c| c.storage.addrs = vec!["a:99999".into()],
+        "is no address",
+    );
+    check_refused(
+        |c| c.storage.kind = "etcd".into(),
+        "\"etcd\" does not exist",
+    );
+}
+
+#[test]
+fn the_store_path_wins_over_the_state_folder() {
+    let (named, platform) = (Scratch::new(), Scratch::new());
+    let mut config = Config::default();
+    let open = |config: &Config| {
+        let open = opener(config, platform.path()).unwrap();
+        open().map(drop).unwrap();
+    };
+    open(&config);
+    assert!(platform.path().join("penstock.redb").exists());
+    config.penstock.store_path = named.path().to_str().unwrap().to_owned();
+    open(&config);
+    assert!(named.path().join("penstock.redb").exists());
+}
+
+#[test]
+fn questions_of_shards_are_answered_from_the_store() {
+    use crate::mailbox::{Answered, Line, Outlet, Wake, inbox, mailbox};
+    let stub = Stub::new();
+    stub.put("apikey-known", "{}");
+    let (mailbox, desk) = mailbox(8);
+    let (inbox, outlet): (_, Outlet<Answered<desk::Found>>) = inbox(Wake::socketpair().unwrap(), 8);
+    let line = Line::new(mailbox, Arc::new(outlet), 8);
+    paused(async {
+        let owner = Arc::new(stub.owner());
+        owner.acquire().await.unwrap();
+        let keys = |asked: &'static str| asked.split(' ').map(keys::session).collect();
+        tokio::spawn(desk::run(desk, Arc::clone(&owner), keys, |found| found));
+        let ask = async |key: &'static str| {
+            let answer = line.ask(key, u64::MAX);
+            // The shard's loop: whatever arrives is handed to the line.
+            let draining = async {
+                loop {
+                    inbox.drain(|answered| {
+                        line.complete(answered);
+                    });
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::select! {
+                found = answer => found.unwrap(),
+                () = draining => unreachable!(),
+            }
+        };
+        assert_eq!(ask("known").await, Ok(Some(b"{}".to_vec())));
+        assert_eq!(ask("unknown").await, Ok(None));
+        stub.put("apikey-second", "2");
+        assert_eq!(ask("unknown second known").await, Ok(Some(b"2".to_vec())));
+        stub.fail("down");
+        assert_eq!(ask("known").await, Err(StoreError::Away("down".to_owned())));
+        stub.heal();
+        owner.release().await.unwrap();
+        assert_eq!(ask("known").await, Err(StoreError::Closed));
+    });
+}

@@ -1,0 +1,828 @@
+//! One exchange with an upstream: request out, answer back, content streamed both ways.
+//!
+//! Tyk: `reverse_proxy.go` (`WrappedServeHTTP`).
+//! Tyk differs: answers are streamed and never buffered whole; see `docs/FEATURES.md`.
+
+use std::{cell::Cell, future::Future, pin::pin, task::Poll};
+
+use crate::{
+    error::Reject,
+    exchange::{
+        Client, Ctx, Local,
+        body::{BodyFault, Incoming},
+    },
+    http::{
+        compress::Gunzip,
+        h1::{FieldName, Framing, Method, Progress, ResponseHead, chunked},
+    },
+    net::{
+        io::{Transport, is_canceled},
+        sys::{self, Half, PeerState},
+        watch::{AtDeadline, Deadline},
+    },
+    upstream::{
+        head::{self, AnswerHead, Send},
+        pool::{self, Conn, ConnectFault, Pools},
+        target::{Target, Upstream},
+        tunnel,
+    },
+};
+
+/// Longest time between two looks at a client that waits for an answer.
+const LOOK_AT_CLIENT_MS: u64 = 1_000;
+
+/// Why an exchange failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    Connect(ConnectFault),
+    /// The first byte of the answer did not come in time.
+    Timeout,
+    /// The upstream closed, reset or broke the protocol.
+    Upstream(&'static str),
+    ClientGone,
+    Content(BodyFault),
+}
+
+impl Fault {
+    /// What the client is told, when it can still be told.
+    #[must_use]
+    pub fn reject(self) -> Reject {
+        match self {
+            Self::Connect(ConnectFault::Lookup) => Reject::UpstreamHostLookup,
+            Self::Connect(ConnectFault::Refused) | Self::Upstream(_) | Self::Content(_) => {
+                Reject::UpstreamFailed
+            }
+            Self::Timeout => Reject::UpstreamTimeout,
+            Self::ClientGone => Reject::ClientClosed,
+        }
+    }
+}
+
+/// How an exchange ended that did not fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Done {
+    pub status: u16,
+    /// The client's connection may carry another request.
+    pub keep_alive: bool,
+}
+
+/// What one exchange works with.
+struct Exchange<'a> {
+    local: &'a Local,
+    pools: &'a Pools,
+    upstream: &'a Upstream,
+    target: &'a Target,
+    client: &'a Client,
+    cx: &'a Ctx,
+    upgrade: bool,
+    decode: bool,
+    /// The request has been written to its last byte.
+    sent: Cell<bool>,
+    /// The answer has ended before the request: nobody reads the rest.
+    abandoned: Cell<bool>,
+}
+
+/// Proxies the current request. `path` is the encoded path to join to the target's.
+///
+/// # Errors
+/// [`Fault`]; when `client.begun` is set by then, the connection can only be cut.
+pub async fn proxy(
+    local: &Local,
+    pools: &Pools,
+    upstream: &Upstream,
+    client: &Client,
+    cx: &mut Ctx,
+    path: &[u8],
+) -> Result<Done, Fault> {
+    let target = upstream.next_target();
+    let upgrade = cx.head.upgrade.is_some() && local.settings.websockets;
+    let mut out = local.buffers.small();
+    let decode = head::write_request(&mut out, cx, client, upstream, target, path, upgrade);
+    let framing = if cx.content.is_some() {
+        Framing::None
+    } else {
+        cx.head.framing
+    };
+    let mut incoming = Incoming::new(framing, local.settings.request_body_bytes_max, local);
+    if let Some(content) = &cx.content {
+        out.extend_from_slice(content);
+    } else {
+        let early = cx.inb.get(cx.consumed..).unwrap_or_default();
+        match incoming.take(early, &mut out, true) {
+            Ok(taken) => cx.consumed += taken,
+            Err(fault) => {
+                local.buffers.give(out);
+                return Err(Fault::Content(fault));
+            }
+        }
+    }
+    let mut answer = std::mem::take(&mut cx.answer);
+    let sent = incoming.is_complete();
+    let mut raw = Vec::new();
+    if !sent {
+        // What is behind the framing that was understood so far belongs to the content too.
+        raw.extend_from_slice(cx.inb.get(cx.consumed..).unwrap_or_default());
+        cx.consumed = cx.inb.len();
+    }
+    let exchange = Exchange {
+        local,
+        pools,
+        upstream,
+        target,
+        client,
+        cx,
+        upgrade,
+        decode,
+        sent: Cell::new(sent),
+        abandoned: Cell::new(false),
+    };
+    let result = if sent {
+        exchange.whole(out, &mut answer).await
+    } else {
+        Box::pin(exchange.streamed(out, raw, incoming, &mut answer)).await
+    };
+    cx.answer = answer;
+    result
+}
+
+impl Exchange<'_> {
+    /// The request is complete in `out`: written at once, and again on another connection when the
+    /// one taken from the pool turns out to be closing.
+    async fn whole(&self, mut out: Vec<u8>, answer: &mut ResponseHead) -> Result<Done, Fault> {
+        let mut pooled = !self.upgrade && !self.upstream.close_connections;
+        loop {
+            let conn = self.connection(pooled).await?;
+            let sent_before = conn.sent.get();
+            conn.deadline
+                .set(self.local.settings.write_timeout_ms, AtDeadline::Shutdown);
+            let (written, back) = conn.stream.write_all(out, 0).await;
+            out = back;
+            conn.sent.set(sent_before + out.len() as u64);
+            let mut buf = self.local.buffers.small();
+            let first = match written {
+                Ok(()) => self.answer_head(&conn, &mut buf, answer).await,
+                Err(_) => Err(Fault::Upstream("closed while the request was written")),
+            };
+            match first {
+                Ok(()) => {
+                    self.local.buffers.give(out);
+                    return self.relay(conn, buf, answer, &self.client.deadline).await;
+                }
+                Err(fault) => {
+                    let again = conn.reused.get()
+                        && buf.is_empty()
+                        && !self.client.begun.get()
+                        && matches!(fault, Fault::Upstream(_))
+                        // RFC 9110 §9.2.2: a request that may have been processed is repeated
+                        // only when repeating does no harm.
+                        && (self.cx.head.method.is_idempotent()
+                            || !conn.is_acknowledged_beyond(sent_before));
+                    self.local.buffers.give(buf);
+                    if !again {
+                        self.local.buffers.give(out);
+                        return Err(fault);
+                    }
+                    pooled = false;
+                }
+            }
+        }
+    }
+
+    /// The request's content is still coming: it is written while the answer is read, because an
+    /// upstream may answer before it has read everything.
+    async fn streamed(
+        &self,
+        out: Vec<u8>,
+        raw: Vec<u8>,
+        mut incoming: Incoming,
+        answer: &mut ResponseHead,
+    ) -> Result<Done, Fault> {
+        // Content that has been read cannot be sent twice, so a pooled connection must look open.
+        let mut conn = self
+            .connection(!self.upgrade && !self.upstream.close_connections)
+            .await?;
+        while conn.reused.get() && sys::peer_state(conn.stream.fd()) != PeerState::Open {
+            conn = self.connection(true).await?;
+        }
+        let write_deadline = self.local.watch.deadline(self.client.stream.fd());
+        let (pumped, mut relayed) = {
+            let conn = &conn;
+            let pump = self.pump(conn, out, raw, &mut incoming);
+            let reply = async {
+                let mut buf = self.local.buffers.small();
+                match self.answer_head(conn, &mut buf, answer).await {
+                    Ok(()) => self.relay_content(conn, buf, answer, &write_deadline).await,
+                    Err(fault) => {
+                        self.local.buffers.give(buf);
+                        Err(fault)
+                    }
+                }
+            };
+            both(
+                pump,
+                reply,
+                |pumped| {
+                    if matches!(pumped, Err(Fault::Content(_))) && !self.abandoned.get() {
+                        // Nothing at or behind the fault goes on, and no final chunk either.
+                        conn.stream.shutdown(Half::Both);
+                    }
+                },
+                |_| {
+                    if !self.sent.get() {
+                        self.abandoned.set(true);
+                        self.client.deadline.cancel().cancel();
+                        conn.stream.shutdown(Half::Both);
+                    }
+                },
+            )
+            .await
+        };
+        if let Err(fault @ Fault::Content(content)) = pumped
+            && content != BodyFault::Abandoned
+            && relayed.is_err()
+        {
+            return Err(fault);
+        }
+        if let Ok(relayed) = &mut relayed {
+            let whole = self.sent.get() && pumped.is_ok();
+            relayed.done.keep_alive &= whole;
+            if whole && relayed.reusable {
+                self.pools.give(self.target, conn, self.local);
+            }
+        }
+        relayed.map(|relayed| relayed.done)
+    }
+
+    async fn connection(&self, pooled: bool) -> Result<Conn, Fault> {
+        if pooled && let Some(conn) = self.pools.take(self.target) {
+            return Ok(conn);
+        }
+        pool::connect(self.upstream, self.target, self.local)
+            .await
+            .map_err(Fault::Connect)
+    }
+
+    /// Writes `out`, then the rest of the content as it comes. `raw` is content that was read but
+    /// not understood yet.
+    async fn pump(
+        &self,
+        conn: &Conn,
+        out: Vec<u8>,
+        mut raw: Vec<u8>,
+        incoming: &mut Incoming,
+    ) -> Result<(), Fault> {
+        let chunked = matches!(self.cx.head.framing, Framing::Chunked);
+        let mut out = self.write_upstream(conn, out).await?;
+        loop {
+            if chunked {
+                out.clear();
+                let taken = match incoming.take(&raw, &mut out, true) {
+                    Ok(taken) => taken,
+                    Err(fault) => {
+                        self.local.buffers.give(out);
+                        return Err(Fault::Content(fault));
+                    }
+                };
+                raw.drain(..taken);
+                if !out.is_empty() {
+                    out = self.write_upstream(conn, out).await?;
+                }
+            }
+            if incoming.is_complete() {
+                self.client.overread.borrow_mut().extend_from_slice(&raw);
+                self.local.buffers.give(out);
+                self.sent.set(true);
+                conn.deadline.set(LOOK_AT_CLIENT_MS, AtDeadline::CancelRead);
+                return Ok(());
+            }
+            if self.abandoned.get() {
+                return Err(Fault::Content(BodyFault::Abandoned));
+            }
+            if chunked {
+                let room = crate::net::buffers::MEDIUM_BYTES;
+                let mut buf = self.local.buffers.take(room.max(raw.len() * 2));
+                buf.extend_from_slice(&raw);
+                self.local.buffers.give(raw);
+                let (result, back) = incoming.read(self.client, self.local, buf).await;
+                raw = back;
+                result.map_err(Fault::Content)?;
+            } else {
+                self.local.buffers.give(out);
+                let buf = self.local.buffers.for_remaining(incoming.remaining());
+                let (result, back) = incoming.read(self.client, self.local, buf).await;
+                out = back;
+                result.map_err(Fault::Content)?;
+                out = self.write_upstream(conn, out).await?;
+            }
+        }
+    }
+
+    async fn write_upstream(&self, conn: &Conn, out: Vec<u8>) -> Result<Vec<u8>, Fault> {
+        let len = out.len() as u64;
+        conn.deadline
+            .set(self.local.settings.write_timeout_ms, AtDeadline::Shutdown);
+        let (result, out) = conn.stream.write_all(out, 0).await;
+        conn.deadline.clear();
+        conn.sent.set(conn.sent.get() + len);
+        result.map_err(|_| Fault::Upstream("closed while the content was written"))?;
+        Ok(out)
+    }
+
+    /// Reads until a final answer's head stands at the begin of `buf`; interim answers are passed
+    /// on (RFC 9110 §15.2).
+    async fn answer_head(
+        &self,
+        conn: &Conn,
+        buf: &mut Vec<u8>,
+        answer: &mut ResponseHead,
+    ) -> Result<(), Fault> {
+        let settings = &self.local.settings;
+        let clock = self.local.watch.clock();
+        let started_ms = clock.now_ms();
+        let mut scanned = 0;
+        let mut interim = 0;
+        loop {
+            if !buf.is_empty() {
+                let is_head = self.cx.head.method == Method::Head;
+                match answer.parse(buf, &mut scanned, &settings.limits, is_head) {
+                    Err(refusal) => return Err(Fault::Upstream(refusal.why)),
+                    Ok(Progress::Complete) if answer.status >= 200 => {
+                        conn.deadline.clear();
+                        return Ok(());
+                    }
+                    Ok(Progress::Complete) if answer.status == 101 => {
+                        if !self.upgrade {
+                            return Err(Fault::Upstream("switched protocols without being asked"));
+                        }
+                        conn.deadline.clear();
+                        return Ok(());
+                    }
+                    Ok(Progress::Complete) => {
+                        interim += 1;
+                        if interim > settings.interim_max {
+                            return Err(Fault::Upstream("too many interim answers"));
+                        }
+                        self.pass_interim(buf, answer).await?;
+                        buf.drain(..answer.len);
+                        scanned = 0;
+                        continue;
+                    }
+                    Ok(Progress::Partial) => {}
+                }
+            }
+            if buf.len() == buf.capacity() {
+                buf.reserve(buf.capacity());
+            }
+            let waited = clock.now_ms().saturating_sub(started_ms);
+            let timeout = self.cx.header_timeout_ms;
+            if self.sent.get() {
+                let left = if timeout == 0 {
+                    u64::MAX
+                } else {
+                    timeout.saturating_sub(waited)
+                };
+                conn.deadline
+                    .set(left.min(LOOK_AT_CLIENT_MS), AtDeadline::CancelRead);
+            }
+            let (result, back) = conn
+                .stream
+                .read_until_canceled(std::mem::take(buf), conn.deadline.cancel())
+                .await;
+            *buf = back;
+            match result {
+                Ok(0) => return Err(Fault::Upstream("closed before it answered")),
+                Ok(_) => {}
+                Err(error) if is_canceled(&error) => {
+                    if timeout != 0 && clock.now_ms().saturating_sub(started_ms) >= timeout {
+                        return Err(Fault::Timeout);
+                    }
+                    // Go cancels a request whose client has closed its sending side.
+                    if self.sent.get()
+                        && sys::peer_state(self.client.stream.fd()) != PeerState::Open
+                    {
+                        return Err(Fault::ClientGone);
+                    }
+                }
+                Err(_) => return Err(Fault::Upstream("reset before it answered")),
+            }
+        }
+    }
+
+    async fn pass_interim(&self, buf: &[u8], answer: &ResponseHead) -> Result<(), Fault> {
+        let wanted = self.cx.head.version_minor > 0
+            && (answer.status != 100 || head::waits_for_continue(self.cx));
+        if !wanted {
+            return Ok(());
+        }
+        let mut out = self.local.buffers.small();
+        head::write_interim(&mut out, answer, buf);
+        let (result, out) = self.client.stream.write_all(out, 0).await;
+        self.local.buffers.give(out);
+        result.map_err(|_| Fault::ClientGone)
+    }
+
+    /// Passes the answer on and gives the connection back to the pool.
+    async fn relay(
+        &self,
+        conn: Conn,
+        buf: Vec<u8>,
+        answer: &mut ResponseHead,
+        deadline: &Deadline,
+    ) -> Result<Done, Fault> {
+        if answer.status == 101 {
+            return Box::pin(self.tunnel(conn, buf, answer)).await;
+        }
+        let relayed = self.relay_content(&conn, buf, answer, deadline).await?;
+        if relayed.reusable {
+            self.pools.give(self.target, conn, self.local);
+        }
+        Ok(relayed.done)
+    }
+
+    async fn relay_content(
+        &self,
+        conn: &Conn,
+        mut buf: Vec<u8>,
+        answer: &mut ResponseHead,
+        deadline: &Deadline,
+    ) -> Result<Relayed, Fault> {
+        let (local, cx) = (self.local, self.cx);
+        let decoded = self.decode
+            && !matches!(answer.framing, Framing::None)
+            && answer.fields.iter().any(|field| {
+                field.id == FieldName::ContentEncoding
+                    && field.value.of(&buf).eq_ignore_ascii_case(b"gzip")
+            });
+        let legacy = cx.head.version_minor == 0;
+        let send = match answer.framing {
+            Framing::None => Send::Nothing,
+            Framing::Length(length) if !decoded => Send::Length(length),
+            _ if legacy => Send::UntilClose,
+            _ => Send::Chunked,
+        };
+        let close = !cx.head.keep_alive
+            || send == Send::UntilClose
+            || local.settings.close_connections
+            || local.draining.get()
+            || !self.sent.get();
+        let mut out = local.buffers.take(buf.len() + 1024);
+        let how = AnswerHead {
+            send,
+            close,
+            decoded,
+        };
+        head::write_answer(&mut out, answer, &buf, cx, local, &how);
+        let status = answer.status;
+        let done = Done {
+            status,
+            keep_alive: !close,
+        };
+        let mut pass = Pass {
+            exchange: self,
+            conn,
+            deadline,
+            out,
+        };
+        let clean = match (answer.framing, send) {
+            (Framing::None, _) => {
+                let clean = buf.len() == answer.len;
+                pass.flush().await?;
+                clean
+            }
+            (Framing::Length(length), Send::Length(_)) => {
+                let at = answer.len;
+                pass.length(&mut buf, at, length).await?
+            }
+            (framing, _) => {
+                buf.drain(..answer.len);
+                let content = Content {
+                    framing,
+                    decoder: chunked::Decoder::default(),
+                    gunzip: decoded.then(|| Box::new(Gunzip::new())),
+                    chunked: send == Send::Chunked,
+                };
+                Box::pin(pass.transcoded(&mut buf, content)).await?
+            }
+        };
+        local.buffers.give(pass.out);
+        local.buffers.give(buf);
+        let reusable = clean && answer.keep_alive && !self.upstream.close_connections;
+        Ok(Relayed { done, reusable })
+    }
+
+    async fn tunnel(&self, conn: Conn, buf: Vec<u8>, answer: &ResponseHead) -> Result<Done, Fault> {
+        let mut out = self.local.buffers.small();
+        head::write_switching(&mut out, answer, &buf);
+        let to_client_from = out.len();
+        out.extend_from_slice(buf.get(answer.len..).unwrap_or_default());
+        self.local.buffers.give(buf);
+        let to_upstream = self
+            .cx
+            .inb
+            .get(self.cx.head.len..)
+            .unwrap_or_default()
+            .to_vec();
+        let websocket = self
+            .cx
+            .head
+            .upgrade
+            .is_some_and(|upgrade| self.cx.part(upgrade).eq_ignore_ascii_case(b"websocket"));
+        self.client.begun.set(true);
+        tunnel::run(
+            self.local,
+            self.client,
+            &conn,
+            out,
+            to_client_from,
+            to_upstream,
+            websocket,
+        )
+        .await;
+        Ok(Done {
+            status: 101,
+            keep_alive: false,
+        })
+    }
+}
+
+/// An answer that reached the client whole.
+struct Relayed {
+    done: Done,
+    /// The upstream's connection stands at the begin of the next answer.
+    reusable: bool,
+}
+
+/// Content of an answer that is not passed on byte for byte.
+struct Content {
+    framing: Framing,
+    decoder: chunked::Decoder,
+    gunzip: Option<Box<Gunzip>>,
+    /// Chunks of our own towards the client.
+    chunked: bool,
+}
+
+/// The way from an upstream's connection to the client's.
+struct Pass<'a> {
+    exchange: &'a Exchange<'a>,
+    conn: &'a Conn,
+    deadline: &'a Deadline,
+    out: Vec<u8>,
+}
+
+impl Pass<'_> {
+    async fn flush(&mut self) -> Result<(), Fault> {
+        let out = std::mem::take(&mut self.out);
+        self.out = self.write(out, 0).await?;
+        self.out.clear();
+        Ok(())
+    }
+
+    async fn write(&self, out: Vec<u8>, from: usize) -> Result<Vec<u8>, Fault> {
+        let exchange = self.exchange;
+        exchange.client.begun.set(true);
+        self.deadline.set(
+            exchange.local.settings.write_timeout_ms,
+            AtDeadline::Shutdown,
+        );
+        let (result, out) = exchange.client.stream.write_all(out, from).await;
+        self.deadline.clear();
+        match result {
+            Ok(()) => Ok(out),
+            Err(_) => Err(Fault::ClientGone),
+        }
+    }
+
+    async fn read(&self, buf: Vec<u8>) -> (Result<usize, Fault>, Vec<u8>) {
+        if self.exchange.sent.get() {
+            let span_ms = self.exchange.local.settings.write_timeout_ms;
+            self.conn.deadline.set(span_ms, AtDeadline::Shutdown);
+        }
+        let cancel = self.conn.deadline.cancel();
+        let (result, buf) = self.conn.stream.read_until_canceled(buf, cancel).await;
+        (
+            result.map_err(|_| Fault::Upstream("reset inside its answer")),
+            buf,
+        )
+    }
+
+    /// Passes on content of known length: head and first bytes in one write, the rest straight from
+    /// the buffers it was read into. Answers whether the connection can be used again.
+    async fn length(&mut self, buf: &mut Vec<u8>, at: usize, length: u64) -> Result<bool, Fault> {
+        let here = (buf.len() - at) as u64;
+        let first = usize::try_from(here.min(length)).unwrap_or(0);
+        self.out
+            .extend_from_slice(buf.get(at..at + first).unwrap_or_default());
+        self.flush().await?;
+        let mut remaining = length - first as u64;
+        let mut clean = here <= length;
+        let buffers = &self.exchange.local.buffers;
+        if remaining > 0 {
+            buffers.give(std::mem::take(buf));
+        }
+        while remaining > 0 {
+            let (result, mut part) = self.read(buffers.for_remaining(remaining)).await;
+            let read = match result {
+                Ok(0) => return Err(Fault::Upstream("closed inside its answer")),
+                Ok(read) => read as u64,
+                Err(fault) => return Err(fault),
+            };
+            if read > remaining {
+                // Bytes behind the announced length: not ours, and never another exchange's.
+                clean = false;
+                part.truncate(usize::try_from(remaining).unwrap_or(0));
+            }
+            remaining -= read.min(remaining);
+            let part = self.write(part, 0).await?;
+            buffers.give(part);
+        }
+        self.conn.deadline.clear();
+        Ok(clean)
+    }
+
+    /// Passes on content that is chunked, ends with its connection, or is decoded on its way. Every
+    /// read is followed by a write, so that events are not held back.
+    async fn transcoded(&mut self, buf: &mut Vec<u8>, mut content: Content) -> Result<bool, Fault> {
+        let buffers = &self.exchange.local.buffers;
+        let limits = self.exchange.local.settings.limits;
+        let mut remaining = match content.framing {
+            Framing::Length(length) => length,
+            _ => u64::MAX,
+        };
+        let mut full_reads = 0_u32;
+        loop {
+            let mut at = 0;
+            let mut end = false;
+            let mut clean = true;
+            while at < buf.len() || remaining == 0 {
+                let rest = buf.get(at..).unwrap_or_default();
+                if matches!(content.framing, Framing::Chunked) {
+                    let event = content.decoder.next(rest, &limits);
+                    match event.map_err(|refusal| Fault::Upstream(refusal.why))? {
+                        chunked::Event::Data { skip, len } => {
+                            let data = rest.get(skip..skip + len).unwrap_or_default();
+                            self.push(&mut content, data).await?;
+                            at += skip + len;
+                        }
+                        chunked::Event::NeedMore { consumed } => {
+                            at += consumed;
+                            break;
+                        }
+                        chunked::Event::End { consumed } => {
+                            at += consumed;
+                            end = true;
+                            clean = at == buf.len();
+                            break;
+                        }
+                    }
+                } else {
+                    let len = usize::try_from(remaining)
+                        .unwrap_or(usize::MAX)
+                        .min(rest.len());
+                    self.push(&mut content, rest.get(..len).unwrap_or_default())
+                        .await?;
+                    at += len;
+                    if remaining != u64::MAX {
+                        remaining -= len as u64;
+                        end = remaining == 0;
+                        clean = at == buf.len();
+                    }
+                    break;
+                }
+            }
+            buf.drain(..at.min(buf.len()));
+            if end {
+                self.finish(&mut content).await?;
+                self.conn.deadline.clear();
+                return Ok(clean);
+            }
+            if !self.out.is_empty() {
+                self.flush().await?;
+            }
+            let room = if full_reads > 2 {
+                crate::net::buffers::LARGE_BYTES
+            } else {
+                1
+            };
+            let mut part = buffers.take(room.max(buf.len() * 2 + 1));
+            part.extend_from_slice(buf);
+            buffers.give(std::mem::replace(buf, part));
+            let before = buf.len();
+            let (result, back) = self.read(std::mem::take(buf)).await;
+            *buf = back;
+            if self.exchange.local.ending.get() && result.is_err() {
+                // The process ends: a stream without end gets a clean one.
+                self.finish(&mut content).await?;
+                return Ok(false);
+            }
+            match result? {
+                0 if content.framing == Framing::UntilClose => {
+                    self.finish(&mut content).await?;
+                    return Ok(false);
+                }
+                0 => return Err(Fault::Upstream("closed inside its answer")),
+                read if before + read == buf.capacity() => full_reads += 1,
+                _ => full_reads = 0,
+            }
+        }
+    }
+
+    async fn push(&mut self, content: &mut Content, data: &[u8]) -> Result<(), Fault> {
+        let Some(gunzip) = &mut content.gunzip else {
+            self.write_part(content.chunked, data);
+            return Ok(());
+        };
+        let mut input = data;
+        let mut plain = self
+            .exchange
+            .local
+            .buffers
+            .take(crate::net::buffers::MEDIUM_BYTES);
+        loop {
+            let pushed = gunzip
+                .push(input, &mut plain, crate::net::buffers::MEDIUM_BYTES)
+                .map_err(|_| Fault::Upstream("its gzip content is broken"))?;
+            input = input.get(pushed.consumed..).unwrap_or_default();
+            self.write_part(content.chunked, &plain);
+            plain.clear();
+            if !pushed.is_full {
+                break;
+            }
+            // A small answer may unpack into a large one: never more than one window here.
+            self.flush().await?;
+        }
+        self.exchange.local.buffers.give(plain);
+        Ok(())
+    }
+
+    fn write_part(&mut self, chunked: bool, data: &[u8]) {
+        if data.is_empty() {
+            return;
+        }
+        if chunked {
+            chunked::encode_header(&mut self.out, data.len());
+            self.out.extend_from_slice(data);
+            self.out.extend_from_slice(b"\r\n");
+        } else {
+            self.out.extend_from_slice(data);
+        }
+    }
+
+    async fn finish(&mut self, content: &mut Content) -> Result<(), Fault> {
+        if content
+            .gunzip
+            .as_ref()
+            .is_some_and(|gunzip| !gunzip.is_complete())
+        {
+            return Err(Fault::Upstream("its gzip content ends early"));
+        }
+        if content.chunked {
+            self.out.extend_from_slice(b"0\r\n");
+            self.out.extend_from_slice(content.decoder.trailers());
+            self.out.extend_from_slice(b"\r\n");
+        }
+        if !self.out.is_empty() {
+            self.flush().await?;
+        }
+        Ok(())
+    }
+}
+
+/// Drives two futures to their ends, neither of which may be dropped before. Each closure is called
+/// when its future has ended and may make the other end soon.
+pub(super) async fn both<A, B>(
+    first: impl Future<Output = A>,
+    second: impl Future<Output = B>,
+    on_first: impl FnOnce(&A),
+    on_second: impl FnOnce(&B),
+) -> (A, B) {
+    let mut first = pin!(first);
+    let mut second = pin!(second);
+    let (mut on_first, mut on_second) = (Some(on_first), Some(on_second));
+    let (mut one, mut two) = (None, None);
+    std::future::poll_fn(move |cx| {
+        if two.is_none()
+            && let Poll::Ready(value) = second.as_mut().poll(cx)
+        {
+            if let Some(on_second) = on_second.take() {
+                on_second(&value);
+            }
+            two = Some(value);
+        }
+        if one.is_none()
+            && let Poll::Ready(value) = first.as_mut().poll(cx)
+        {
+            if let Some(on_first) = on_first.take() {
+                on_first(&value);
+            }
+            one = Some(value);
+        }
+        match (one.take(), two.take()) {
+            (Some(one), Some(two)) => Poll::Ready((one, two)),
+            (left, right) => {
+                (one, two) = (left, right);
+                Poll::Pending
+            }
+        }
+    })
+    .await
+}
