@@ -206,7 +206,9 @@ impl Process {
         }
         let machine = OldGeneration::new(has_predecessor);
         tokio::task::spawn_local(forward(signals, events.clone()));
-        running.serve(machine, &self.program, &notifier, events, received).await;
+        running
+            .serve(machine, &self.program, &notifier, events, received)
+            .await;
         Ok(())
     }
 }
@@ -222,7 +224,11 @@ impl Running {
         received: mpsc::UnboundedReceiver<OldEvent>,
     ) {
         let ended = Rc::new(tokio::sync::Notify::new());
-        let mut host = Serving { running: Rc::clone(self), events, ended: Rc::clone(&ended) };
+        let mut host = Serving {
+            running: Rc::clone(self),
+            events,
+            ended: Rc::clone(&ended),
+        };
         tokio::select! {
             () = drive_old(machine, program, notifier, &mut host, received) => {}
             () = ended.notified() => notifier.stopping(),

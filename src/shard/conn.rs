@@ -150,8 +150,8 @@ async fn active(shard: &Shard, client: &Client, port: PortKey) -> End {
         client.begun.set(false);
         #[cfg(feature = "fault-injection")]
         inject_fault(&cx);
-        let began_ms = (local.settings.access_log != AccessLog::Off)
-            .then(|| local.watch.clock().exact_ms());
+        let began_ms =
+            (local.settings.access_log != AccessLog::Off).then(|| local.watch.clock().exact_ms());
         let served = one(shard, client, port, &mut cx).await;
         if let Some(began_ms) = began_ms {
             log_access(local, client, &cx, served, began_ms);

@@ -283,7 +283,9 @@ fn a_client_certificate_is_presented_to_an_upstream_that_requires_one() {
             ..trusting()
         };
         let client = UpstreamTls::new(&options).expect("a configuration");
-        let tcp = Tcp::connect(addr, Duration::from_secs(10)).await.expect("connects");
+        let tcp = Tcp::connect(addr, Duration::from_secs(10))
+            .await
+            .expect("connects");
         let tls = client.connect(tcp, "localhost").await?;
         tls.write_all(b"who?".to_vec(), 0).await.0?;
         let (result, answer) = read_to_end(&tls).await;
@@ -313,7 +315,9 @@ fn an_end_without_close_notify_is_told_from_a_clean_one() {
         });
         on_both_drivers(|| async {
             let client = UpstreamTls::new(&trusting()).expect("a configuration");
-            let tcp = Tcp::connect(addr, Duration::from_secs(10)).await.expect("connects");
+            let tcp = Tcp::connect(addr, Duration::from_secs(10))
+                .await
+                .expect("connects");
             let tls = client.connect(tcp, "localhost").await.expect("a handshake");
             tls.write_all(b"?".to_vec(), 0).await.0.expect("writes");
             let (result, all) = read_to_end(&tls).await;
@@ -428,7 +432,9 @@ fn a_new_key_is_agreed_on_while_bytes_flow() {
     });
     on_both_drivers(|| async {
         let client = UpstreamTls::new(&trusting()).expect("a configuration");
-        let tcp = Tcp::connect(addr, Duration::from_secs(10)).await.expect("connects");
+        let tcp = Tcp::connect(addr, Duration::from_secs(10))
+            .await
+            .expect("connects");
         let tls = client.connect(tcp, "localhost").await.expect("a handshake");
         for round in 0..20 {
             tls.write_all(vec![round; 1000], 0).await.0.expect("writes");
@@ -537,7 +543,9 @@ fn a_tls_listener_serves_accepted_connections() {
             .remove(0)
             .remove(0);
         let acceptor = Acceptor::new(socket).expect("an acceptor");
-        let tcp = Tcp::connect(addr, Duration::from_secs(10)).await.expect("connects");
+        let tcp = Tcp::connect(addr, Duration::from_secs(10))
+            .await
+            .expect("connects");
         let connecting = monoio::spawn({
             let client = client.clone();
             async move { client.connect(tcp, "localhost").await }
