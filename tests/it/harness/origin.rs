@@ -112,14 +112,6 @@ impl Origin {
             .collect()
     }
 
-    /// How many bytes came over all connections.
-    pub fn received(&self) -> usize {
-        lock(&self.shared.connections)
-            .iter()
-            .map(|c| c.bytes.len())
-            .sum()
-    }
-
     /// What was sent against the grammar, by the gateway under test.
     pub fn violations(&self) -> Vec<String> {
         lock(&self.shared.violations).clone()
@@ -169,11 +161,6 @@ impl Peer {
             number,
             shared: Arc::clone(shared),
         }
-    }
-
-    /// Position of this connection among all the origin has seen.
-    pub fn number(&self) -> usize {
-        self.number
     }
 
     /// Reads one complete request; `None` when the connection ended (how is recorded).
@@ -239,11 +226,6 @@ impl Peer {
                 Err(_) => return self.ended(Ended::Reset),
             }
         }
-    }
-
-    /// Closes for writing; the gateway sees the end of the stream.
-    pub fn half_close(&mut self) {
-        let _ = self.inbox.stream.shutdown(Shutdown::Write);
     }
 
     pub fn close(&mut self) {
