@@ -33,7 +33,8 @@ pub struct VersionDefinition {
 pub struct VersionData {
     pub not_versioned: bool,
     pub default_version: String,
-    pub versions: Map<VersionInfo>,
+    /// Boxed: a tree node has room for eleven values.
+    pub versions: Map<Box<VersionInfo>>,
 }
 
 /// One version.

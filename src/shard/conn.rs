@@ -33,6 +33,8 @@ use crate::{
 
 /// Without a request for so long, a connection gives its buffers back.
 const PARK_AFTER_MS: u64 = 1_000;
+/// With more active connections than this on a shard, one gives its buffers back at once.
+const ACTIVE_MAX: usize = 512;
 /// What a client may still send after its last answer before the connection is cut.
 const LINGER_BYTES_MAX: usize = 256 << 10;
 const LINGER_MS: u64 = 2_000;
@@ -92,9 +94,16 @@ async fn handshake(shard: &Shard, tcp: Tcp, tls: &ServerTls) -> Option<Stream> {
 
 async fn requests(shard: &Shard, client: &Client, port: PortKey) {
     let local = &shard.worker.local;
+    let mut parked = shard.active.get() > ACTIVE_MAX;
     loop {
-        match guarded(Box::pin(active(shard, client, port))).await {
-            Some(End::Parked) => {}
+        if parked && !wait_for_bytes(shard, client).await {
+            return;
+        }
+        shard.active.set(shard.active.get() + 1);
+        let end = guarded(Box::pin(active(shard, client, port))).await;
+        shard.active.set(shard.active.get() - 1);
+        match end {
+            Some(End::Parked) => parked = true,
             Some(End::Closed) => return,
             None => {
                 local.metrics.panics.count();
@@ -108,19 +117,23 @@ async fn requests(shard: &Shard, client: &Client, port: PortKey) {
                 return;
             }
         }
-        client
-            .deadline
-            .set(local.settings.keep_alive_idle_ms, AtDeadline::Shutdown);
-        client.deadline.set_polled(true);
-        let ready = client.stream.readable().await;
-        client.deadline.set_polled(false);
-        let over = client.deadline.is_expired() || local.ending.get();
-        client.deadline.clear();
-        if over || ready.is_err() {
-            client.stream.shutdown(Half::Write);
-            return;
-        }
     }
+}
+
+/// Waits without buffers until the client sends something. False when the connection is to end.
+async fn wait_for_bytes(shard: &Shard, client: &Client) -> bool {
+    let local = &shard.worker.local;
+    client.deadline.set(local.settings.keep_alive_idle_ms, AtDeadline::Shutdown);
+    client.deadline.set_polled(true);
+    let ready = client.stream.readable().await;
+    client.deadline.set_polled(false);
+    let over = client.deadline.is_expired() || local.ending.get();
+    client.deadline.clear();
+    if over || ready.is_err() {
+        client.stream.shutdown(Half::Write);
+        return false;
+    }
+    true
 }
 
 /// Polls a future and answers `None` when it panics. The future is dropped then.
@@ -141,9 +154,11 @@ async fn active(shard: &Shard, client: &Client, port: PortKey) -> End {
         inb: local.buffers.small(),
         ..Ctx::default()
     };
+    // Whoever became active because bytes came reads them.
+    let mut may_park_at_once = false;
     let end = loop {
-        match next_head(shard, client, &mut cx).await {
-            Ok(()) => {}
+        match next_head(shard, client, &mut cx, may_park_at_once).await {
+            Ok(()) => may_park_at_once = true,
             Err(end) => break end,
         }
         local.metrics.requests.count();
@@ -211,7 +226,12 @@ fn inject_fault(cx: &Ctx) {
 }
 
 /// Reads until a whole head stands at the begin of `cx.inb`.
-async fn next_head(shard: &Shard, client: &Client, cx: &mut Ctx) -> Result<(), End> {
+async fn next_head(
+    shard: &Shard,
+    client: &Client,
+    cx: &mut Ctx,
+    may_park_at_once: bool,
+) -> Result<(), End> {
     let local = &*shard.worker.local;
     let settings = &local.settings;
     let clock = local.watch.clock();
@@ -234,6 +254,8 @@ async fn next_head(shard: &Shard, client: &Client, cx: &mut Ctx) -> Result<(), E
                 over_ms.saturating_sub(clock.now_ms()),
                 AtDeadline::CancelRead,
             );
+        } else if may_park_at_once && shard.active.get() > ACTIVE_MAX {
+            return Err(End::Parked);
         } else {
             client.deadline.set(PARK_AFTER_MS, AtDeadline::CancelRead);
         }

@@ -63,6 +63,8 @@ pub struct Shard {
     pub control_paths: Paths,
     /// Connections open.
     pub open: Cell<usize>,
+    /// Connections that hold buffers.
+    pub active: Cell<usize>,
     /// With so many open in the process, traffic listeners wait.
     pub connections_max: usize,
     pub acceptors: std::cell::RefCell<Vec<Rc<accept::Listening>>>,

@@ -168,6 +168,7 @@ async fn shard_main(
         control: Line::new(parts.control, back, QUESTIONS_MAX),
         control_paths: parts.control_paths,
         open: Cell::new(0),
+        active: Cell::new(0),
         connections_max: accept::connections_max(sys::descriptor_limit()),
         acceptors: RefCell::default(),
     });
