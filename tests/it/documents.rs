@@ -68,7 +68,9 @@ fn every_file_that_a_document_names_is_there() {
     for document in DOCUMENTS {
         let text = read(document);
         for (number, word) in quoted(&text) {
-            let is_source = [".rs", ".toml", ".md"].iter().any(|end| word.ends_with(end));
+            let is_source = [".rs", ".toml", ".md"]
+                .iter()
+                .any(|end| word.ends_with(end));
             let is_path = is_source && !word.contains(['<', '*', ' ', '{']);
             let is_there = |folder: &&str| root().join(folder).join(word).exists();
             if is_path && !FOLDERS.iter().any(|folder| is_there(&folder)) {
@@ -76,7 +78,11 @@ fn every_file_that_a_document_names_is_there() {
             }
         }
         // Links between documents.
-        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+        for link in text
+            .split("](")
+            .skip(1)
+            .filter_map(|rest| rest.split(')').next())
+        {
             let file = link.split('#').next().unwrap_or_default();
             let folder = root().join(document);
             let folder = folder.parent().expect("inside the repository");
@@ -99,14 +105,20 @@ fn every_invariant_names_a_test_that_exists() {
     let mut count = 0;
     for line in text.lines().filter(|line| line.starts_with("| I")) {
         count += 1;
-        for (_, word) in quoted(line).into_iter().filter(|(_, word)| word.contains('_')) {
+        for (_, word) in quoted(line)
+            .into_iter()
+            .filter(|(_, word)| word.contains('_'))
+        {
             let name = word.rsplit("::").next().unwrap_or(word);
             let is_there = name.contains(['/', '.']) || tests.contains(&format!("fn {name}("));
             assert!(is_there, "no test is called {name}:\n{line}");
         }
     }
     assert!(count > 10);
-    assert!(text.lines().count() <= 200, "ARCHITECTURE.md is to be read in one go");
+    assert!(
+        text.lines().count() <= 200,
+        "ARCHITECTURE.md is to be read in one go"
+    );
 }
 
 #[test]
@@ -116,7 +128,11 @@ fn every_deviation_from_tyk_has_one_row() {
         let text = fs::read_to_string(&path).expect("UTF-8");
         let count = text.matches("Tyk differs:").count();
         if count > 0 {
-            let shown = path.strip_prefix(root()).expect("inside").display().to_string();
+            let shown = path
+                .strip_prefix(root())
+                .expect("inside")
+                .display()
+                .to_string();
             marks.insert(shown, count);
         }
     }
@@ -134,5 +150,8 @@ fn every_deviation_from_tyk_has_one_row() {
         assert!(root().join(test).is_file(), "{test} does not exist");
         *rows.entry(file.trim_matches('`').to_owned()).or_insert(0) += 1;
     }
-    assert_eq!(rows, marks, "left: rows of docs/FEATURES.md, right: marks in the source");
+    assert_eq!(
+        rows, marks,
+        "left: rows of docs/FEATURES.md, right: marks in the source"
+    );
 }
