@@ -7,7 +7,7 @@ use std::{
     collections::BTreeMap,
     path::Path,
     rc::Rc,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     time::Duration,
 };
 
@@ -458,10 +458,10 @@ impl Running {
         }
     }
 
-    fn connections(&self) -> usize {
+    fn connections(&self) -> u64 {
         self.shards
             .iter()
-            .map(|shard| shard.open.load(Ordering::Relaxed))
+            .map(|shard| shard.metrics.connections_open.value())
             .sum()
     }
 

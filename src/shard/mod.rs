@@ -4,6 +4,8 @@ pub mod accept;
 pub mod conn;
 pub mod runtime;
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::{cell::Cell, rc::Rc};
 
 use crate::{
@@ -61,8 +63,6 @@ pub struct Shard {
     pub control: Line<Call, Answer>,
     /// Which paths are the control plane's.
     pub control_paths: Paths,
-    /// Connections open.
-    pub open: Cell<usize>,
     /// Connections that hold buffers.
     pub active: Cell<usize>,
     /// With so many open in the process, traffic listeners wait.

@@ -21,6 +21,7 @@ mod options;
 mod proxying;
 mod readme;
 mod reload;
+mod streams;
 mod tidy;
 mod upgrade;
 mod websocket;

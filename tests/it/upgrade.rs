@@ -370,7 +370,10 @@ fn sigterm_drains_and_leaves() {
     assert!(client.closes());
     // A client that is still connected learns it with its next answer, and is then let go.
     let last = idle.get("/ready");
-    assert_eq!((last.status, last.field("connection")), (503, Some("close")));
+    assert_eq!(
+        (last.status, last.field("connection")),
+        (503, Some("close"))
+    );
     assert!(idle.closes());
     assert_eq!(gateway.exit_code(PATIENCE), Some(Some(0)));
 }
