@@ -4,8 +4,6 @@ pub mod accept;
 pub mod conn;
 pub mod runtime;
 
-use std::cell::Cell;
-use std::rc::Rc;
 use std::{cell::Cell, rc::Rc};
 
 use crate::{
