@@ -236,6 +236,12 @@ fn a_body_that_a_step_reads_has_a_limit_and_goes_on_whole() {
         assert_eq!(answer.status, status, "{size}");
         assert_eq!(answer.text() == content, status == 200, "{size}");
     }
+    let mut chunked = gateway.client();
+    chunked.send(
+        b"POST /w/checked HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n\
+          3\r\n\"ab\r\n2\r\nc\"\r\n0\r\n\r\n",
+    );
+    assert_eq!(chunked.read("POST").text(), "\"abc\"");
     assert_eq!(post(&gateway, "/w/checked", "1").status, 422);
     assert_eq!(post(&gateway, "/w/own", "1").status, 499);
     assert_eq!(post(&gateway, "/w/off", "1").status, 200);
