@@ -29,7 +29,9 @@ pub struct Incoming {
     limits: Limits,
     received: u64,
     bytes_max: u64,
-    started_ms: u64,
+    /// How long reads have waited so far, and how much of that is forgiven.
+    waited_ms: u64,
+    forgiven_ms: u64,
     complete: bool,
 }
 
@@ -49,9 +51,15 @@ impl Incoming {
             limits: local.settings.limits,
             received: 0,
             bytes_max,
-            started_ms: local.watch.clock().now_ms(),
+            waited_ms: 0,
+            forgiven_ms: 0,
             complete,
         }
+    }
+
+    /// Lets the client wait so long for a 100 before it is called slow (RFC 9110 §10.1.1).
+    pub fn forgive(&mut self, span_ms: u64) {
+        self.forgiven_ms = span_ms;
     }
 
     /// The last byte has been taken.
@@ -154,13 +162,14 @@ impl Incoming {
     ) -> (Result<(), BodyFault>, Vec<u8>) {
         let settings = &local.settings;
         if settings.body_rate_min > 0 {
-            let elapsed = local.watch.clock().now_ms() - self.started_ms;
-            let allowed = settings.body_grace_ms
-                + self.received.saturating_mul(1000) / settings.body_rate_min;
-            client
-                .deadline
-                .set(allowed.saturating_sub(elapsed), AtDeadline::CancelRead);
+            // Only waiting counts: a slow upstream is not the client's fault.
+            let earned_ms = self.received.saturating_mul(1000) / settings.body_rate_min;
+            let allowed_ms = (settings.body_grace_ms + self.forgiven_ms).saturating_add(earned_ms);
+            let left_ms = allowed_ms.saturating_sub(self.waited_ms);
+            client.deadline.set(left_ms, AtDeadline::CancelRead);
         }
+        let clock = local.watch.clock();
+        let began_ms = clock.now_ms();
         let before = buf.len();
         let (result, mut buf) = client
             .stream
@@ -168,6 +177,7 @@ impl Incoming {
             .await;
         let too_slow = client.deadline.is_expired();
         client.deadline.clear();
+        self.waited_ms += clock.now_ms() - began_ms;
         match result {
             Ok(0) => (Err(BodyFault::Ended), buf),
             Err(_) if too_slow => (Err(BodyFault::TooSlow), buf),

@@ -191,7 +191,7 @@ impl Compiler {
             tls_key,
             proxy
                 .as_ref()
-                .map(|via| (via.proxy.host.clone(), via.proxy.port)),
+                .map(|via| (&via.proxy.host, via.proxy.port, &via.proxy.authorization)),
         ));
         Ok(Some(Target::new(TargetParts {
             authority: url.authority.into_bytes(),

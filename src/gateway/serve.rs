@@ -46,10 +46,19 @@ pub struct Worker {
 pub struct Served {
     pub status: u16,
     pub keep_alive: bool,
-    /// Content was left unread: the close must let the client read the answer first.
+    /// The client may have sent more: the close must let it read the answer first.
     pub linger: bool,
 }
 
+impl Served {
+    /// The answer ends in the middle.
+    #[must_use]
+    pub const fn is_cut(self) -> bool {
+        self.status == 0
+    }
+}
+
+/// The answer ends in the middle, and the client must see that.
 const CUT: Served = Served {
     status: 0,
     keep_alive: false,
@@ -352,11 +361,10 @@ async fn proxy(
     match result {
         Ok(done) => {
             local.metrics.response(done.status);
-            let linger = !done.keep_alive && cx.consumed == cx.inb.len();
             Served {
                 status: done.status,
                 keep_alive: done.keep_alive,
-                linger,
+                linger: !done.keep_alive,
             }
         }
         Err(_) if client.begun.get() => CUT,
@@ -423,6 +431,7 @@ fn error_reply(snapshot: &Snapshot, local: &Local, cx: &Ctx, status: u16, messag
 pub async fn respond(local: &Local, client: &Client, cx: &mut Ctx, reply: Reply) -> Served {
     local.metrics.response(reply.status);
     let unread = cx.content.is_none() && !skip_content(local, cx);
+    let more_behind = cx.consumed < cx.inb.len() || !client.overread.borrow().is_empty();
     let close =
         unread || !cx.head.keep_alive || local.settings.close_connections || local.draining.get();
     let mut out = local
@@ -450,7 +459,7 @@ pub async fn respond(local: &Local, client: &Client, cx: &mut Ctx, reply: Reply)
     Served {
         status: reply.status,
         keep_alive: !close && result.is_ok(),
-        linger: unread,
+        linger: unread || (close && more_behind),
     }
 }
 

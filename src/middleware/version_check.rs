@@ -63,5 +63,9 @@ impl VersionCheck {
 /// Tyk picks one at random when there are several; the loader refuses that.
 #[must_use]
 pub fn version(api: &ApiDefinition) -> Option<&VersionInfo> {
-    api.version_data.versions.values().next().map(|version| &**version)
+    api.version_data
+        .versions
+        .values()
+        .next()
+        .map(|version| &**version)
 }

@@ -55,6 +55,25 @@ pub fn shutdown(fd: RawFd, half: Half) {
     unsafe { libc::shutdown(fd, how) };
 }
 
+/// Makes the close of a socket reset its connection; errors leave an ordinary close.
+pub fn reset_at_close(fd: RawFd) {
+    let linger = libc::linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
+    let length = size_of::<libc::linger>() as libc::socklen_t;
+    // SAFETY: one live `linger` and its own size.
+    unsafe {
+        libc::setsockopt(
+            fd,
+            libc::SOL_SOCKET,
+            libc::SO_LINGER,
+            (&raw const linger).cast(),
+            length,
+        )
+    };
+}
+
 /// What the peer has done to a connection that nobody is reading, asked without waiting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PeerState {
@@ -84,6 +103,18 @@ pub fn peer_state(fd: RawFd) -> PeerState {
     } else {
         PeerState::Open
     }
+}
+
+/// Whether nothing has happened on a connection: no byte to read, no end, no error.
+#[must_use]
+pub fn is_quiet(fd: RawFd) -> bool {
+    let mut poll = libc::pollfd {
+        fd,
+        events: libc::POLLIN | libc::POLLRDHUP,
+        revents: 0,
+    };
+    // SAFETY: one valid pollfd, length 1.
+    unsafe { libc::poll(&raw mut poll, 1, 0) == 0 }
 }
 
 /// Binds the calling thread to one CPU.

@@ -17,7 +17,7 @@ use crate::net::{
     sys::{self, Half},
 };
 
-/// Length of one turn of the wheel's smallest hand, and so the precision of every deadline.
+/// Length of one turn of the wheel's smallest hand: how late a deadline may be.
 pub const TICK_MS: u64 = 100;
 const SLOTS: u64 = 16;
 /// The longest time between two looks, so that short-lived connections never fill far slots.
@@ -50,11 +50,13 @@ pub struct Deadline {
 }
 
 impl Deadline {
-    /// Expires `span_ms` from now.
+    /// Expires `span_ms` from now or up to two ticks later, never before.
     pub fn set(&self, span_ms: u64, act: AtDeadline) {
         self.expired.set(false);
         self.act.set(act);
-        let at_ms = self.wheel.clock.now_ms().saturating_add(span_ms);
+        // The clock is behind by up to one tick.
+        let now_ms = self.wheel.clock.now_ms() + TICK_MS;
+        let at_ms = now_ms.saturating_add(span_ms);
         self.at_ms.set(at_ms);
         if at_ms < self.look_at_ms.get() {
             self.look(at_ms);
@@ -278,6 +280,18 @@ mod tests {
         deadline.set(500, AtDeadline::CancelRead);
         assert!(!deadline.is_expired());
         watch.turn_to(5_000);
+        assert!(deadline.is_expired());
+    }
+
+    #[test]
+    fn a_deadline_set_just_before_a_tick_has_its_whole_span() {
+        let (watch, deadline) = watch();
+        watch.turn_to(1_000);
+        // The real time is 1,099 ms by now.
+        deadline.set(300, AtDeadline::CancelRead);
+        watch.turn_to(1_300);
+        assert!(!deadline.is_expired());
+        watch.turn_to(1_400);
         assert!(deadline.is_expired());
     }
 

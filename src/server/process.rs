@@ -7,7 +7,7 @@ use std::{
     collections::BTreeMap,
     path::Path,
     rc::Rc,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     time::Duration,
 };
 
@@ -99,11 +99,11 @@ impl Process {
             origin::spawn(&config).await?;
         }
         let dns = &config.dns_cache;
-        let options = dns::Options::default().with_dns_cache(
-            dns.enabled,
-            dns.ttl,
-            &dns.multiple_ips_handle_strategy,
-        );
+        let options = dns::Options {
+            servers: config.penstock.dns_server_addrs().collect(),
+            ..dns::Options::default()
+        }
+        .with_dns_cache(dns.enabled, dns.ttl, &dns.multiple_ips_handle_strategy);
         let names = Names::new(options, tokio::runtime::Handle::current());
         let compiler = Compiler::new(
             Arc::clone(&config),
@@ -458,10 +458,10 @@ impl Running {
         }
     }
 
-    fn connections(&self) -> usize {
+    fn connections(&self) -> u64 {
         self.shards
             .iter()
-            .map(|shard| shard.open.load(Ordering::Relaxed))
+            .map(|shard| shard.metrics.connections_open.value())
             .sum()
     }
 

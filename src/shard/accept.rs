@@ -78,7 +78,9 @@ async fn accepts(shard: &Rc<Shard>, listening: &Listening, tls: Option<ServerTls
         {
             Ok(Some((tcp, peer))) => {
                 let (key, tls) = (listening.key, tls.clone());
-                conn::spawn(conn::serve(Rc::clone(shard), tcp, peer, key, tls));
+                // Counted before anything else happens: who asks after `stop` sees it.
+                let open = conn::Open::new(&shard.worker.local.metrics);
+                conn::spawn(conn::serve(open, Rc::clone(shard), tcp, peer, key, tls));
             }
             Ok(None) => return,
             Err(error) => {

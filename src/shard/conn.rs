@@ -11,6 +11,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     pin::{Pin, pin},
     rc::Rc,
+    sync::Arc,
 };
 
 use crate::{
@@ -22,9 +23,10 @@ use crate::{
         snapshot::PortKey,
     },
     http::h1::{Framing, Progress},
+    metrics,
     net::{
         io::{Stream, Tcp, Transport, is_canceled},
-        sys::Half,
+        sys::{self, Half},
         tls::ServerTls,
         watch::AtDeadline,
     },
@@ -47,18 +49,33 @@ enum End {
     Closed,
 }
 
+/// Counts a connection as open while it lives, however it ends.
+pub struct Open(Arc<metrics::Shard>);
+
+impl Open {
+    #[must_use]
+    pub fn new(metrics: &Arc<metrics::Shard>) -> Self {
+        metrics.connections.count();
+        metrics.connections_open.up();
+        Self(Arc::clone(metrics))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.connections_open.down();
+    }
+}
+
 /// Serves a connection to its end. Panics end with the connection.
 pub async fn serve(
+    open: Open,
     shard: Rc<Shard>,
     tcp: Tcp,
     peer: SocketAddr,
     port: PortKey,
     tls: Option<ServerTls>,
 ) {
-    let metrics = &shard.worker.local.metrics;
-    metrics.connections.count();
-    metrics.connections_open.up();
-    shard.open.set(shard.open.get() + 1);
     let stream = match tls {
         None => Some(Stream::Tcp(tcp)),
         Some(tls) => Box::pin(handshake(&shard, tcp, &tls)).await,
@@ -73,8 +90,7 @@ pub async fn serve(
         };
         requests(&shard, &client, port).await;
     }
-    shard.open.set(shard.open.get() - 1);
-    metrics.connections_open.down();
+    drop(open);
 }
 
 async fn handshake(shard: &Shard, tcp: Tcp, tls: &ServerTls) -> Option<Stream> {
@@ -123,7 +139,9 @@ async fn requests(shard: &Shard, client: &Client, port: PortKey) {
 /// Waits without buffers until the client sends something. False when the connection is to end.
 async fn wait_for_bytes(shard: &Shard, client: &Client) -> bool {
     let local = &shard.worker.local;
-    client.deadline.set(local.settings.keep_alive_idle_ms, AtDeadline::Shutdown);
+    client
+        .deadline
+        .set(local.settings.keep_alive_idle_ms, AtDeadline::Shutdown);
     client.deadline.set_polled(true);
     let ready = client.stream.readable().await;
     client.deadline.set_polled(false);
@@ -172,6 +190,15 @@ async fn active(shard: &Shard, client: &Client, port: PortKey) -> End {
             log_access(local, client, &cx, served, began_ms);
         }
         if !served.keep_alive {
+            if served.is_cut() {
+                // What HTTP/1.0 is sent ends with its connection: only a reset tells it apart.
+                if cx.head.version_minor == 0 {
+                    sys::reset_at_close(client.stream.fd());
+                } else {
+                    client.stream.shutdown(Half::Both);
+                }
+                break End::Closed;
+            }
             if served.linger {
                 linger(shard, client, &mut cx).await;
             }
@@ -184,10 +211,8 @@ async fn active(shard: &Shard, client: &Client, port: PortKey) -> End {
         } else {
             cx.inb.drain(..consumed);
         }
-        let mut overread = client.overread.borrow_mut();
-        if !overread.is_empty() {
-            cx.inb.append(&mut overread);
-        }
+        // Taken whole, so that an idle connection does not keep its room.
+        cx.inb.extend_from_slice(&client.overread.take());
         cx.clear();
     };
     local.buffers.give(std::mem::take(&mut cx.inb));
@@ -240,7 +265,10 @@ async fn next_head(
     loop {
         if !cx.inb.is_empty() {
             match cx.head.parse(&cx.inb, &mut scanned, &settings.limits) {
-                Ok(Progress::Complete) => return Ok(()),
+                Ok(Progress::Complete) => {
+                    client.deadline.clear();
+                    return Ok(());
+                }
                 Ok(Progress::Partial) => {}
                 Err(refusal) => {
                     local.metrics.requests.count();

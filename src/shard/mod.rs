@@ -61,8 +61,6 @@ pub struct Shard {
     pub control: Line<Call, Answer>,
     /// Which paths are the control plane's.
     pub control_paths: Paths,
-    /// Connections open.
-    pub open: Cell<usize>,
     /// Connections that hold buffers.
     pub active: Cell<usize>,
     /// With so many open in the process, traffic listeners wait.

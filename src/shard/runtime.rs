@@ -79,8 +79,8 @@ pub struct Parts {
 /// A running shard, seen from the control thread.
 pub struct Handle {
     pub outlet: Outlet<Item>,
-    /// Connections open, as of the last tick.
-    pub open: Arc<std::sync::atomic::AtomicUsize>,
+    /// Its counters; connections count as open from the moment they are accepted.
+    pub metrics: Arc<metrics::Shard>,
     pub thread: JoinHandle<()>,
 }
 
@@ -92,16 +92,15 @@ pub fn start(parts: Parts) -> io::Result<Handle> {
     let wake = Wake::from_eventfd(sys::eventfd()?)?;
     let (inbox, outlet) = inbox::<Item>(wake, JOBS_MAX);
     let back = outlet.clone();
-    let open = Arc::new(std::sync::atomic::AtomicUsize::new(0));
-    let gauge = Arc::clone(&open);
+    let metrics = Arc::clone(&parts.metrics);
     let (ready, started) = std::sync::mpsc::channel();
     let thread = std::thread::Builder::new()
         .name(format!("shard-{}", parts.index))
-        .spawn(move || run(parts, inbox, back, &gauge, &ready))?;
+        .spawn(move || run(parts, inbox, back, &ready))?;
     match started.recv() {
         Ok(Ok(())) => Ok(Handle {
             outlet,
-            open,
+            metrics,
             thread,
         }),
         Ok(Err(error)) => Err(error),
@@ -113,7 +112,6 @@ fn run(
     parts: Parts,
     inbox: Inbox<Item>,
     back: Outlet<Item>,
-    open: &Arc<std::sync::atomic::AtomicUsize>,
     ready: &std::sync::mpsc::Sender<io::Result<()>>,
 ) {
     if let Some(cpu) = parts.cpu
@@ -121,10 +119,9 @@ fn run(
     {
         tracing::warn!(%error, cpu, "cannot bind a shard to its CPU");
     }
-    let open = Arc::clone(open);
     let main = |parts: Parts| async move {
         let _ = ready.send(Ok(()));
-        shard_main(parts, inbox, back, open).await;
+        shard_main(parts, inbox, back).await;
     };
     match parts.driver {
         Driver::IoUring => {
@@ -150,12 +147,7 @@ fn run(
     }
 }
 
-async fn shard_main(
-    parts: Parts,
-    inbox: Inbox<Item>,
-    back: Outlet<Item>,
-    open: Arc<std::sync::atomic::AtomicUsize>,
-) {
+async fn shard_main(parts: Parts, inbox: Inbox<Item>, back: Outlet<Item>) {
     let back = Arc::new(back);
     let store_ms = parts.settings.store_deadline_ms;
     let asks = Asks::new(
@@ -167,12 +159,11 @@ async fn shard_main(
         worker: Worker::new(local, parts.published),
         control: Line::new(parts.control, back, QUESTIONS_MAX),
         control_paths: parts.control_paths,
-        open: Cell::new(0),
         active: Cell::new(0),
         connections_max: accept::connections_max(sys::descriptor_limit()),
         acceptors: RefCell::default(),
     });
-    conn::spawn(timer(Rc::clone(&shard), open));
+    conn::spawn(timer(Rc::clone(&shard)));
     let bell = match crate::net::io::Pollable::new(inbox.bell()) {
         Ok(bell) => bell,
         Err(error) => {
@@ -227,7 +218,7 @@ fn take(shard: &Rc<Shard>, item: Item) {
 }
 
 /// Moves the shard's clock on: deadlines, questions, and once a second the pools.
-async fn timer(shard: Rc<Shard>, open: Arc<std::sync::atomic::AtomicUsize>) {
+async fn timer(shard: Rc<Shard>) {
     let local = &shard.worker.local;
     let mut last_s = 0;
     loop {
@@ -236,7 +227,6 @@ async fn timer(shard: Rc<Shard>, open: Arc<std::sync::atomic::AtomicUsize>) {
         let now_ms = local.watch.clock().now_ms();
         local.asks.line().expire(now_ms);
         shard.control.expire(now_ms);
-        open.store(shard.open.get(), std::sync::atomic::Ordering::Relaxed);
         if now_ms / 1000 != last_s {
             last_s = now_ms / 1000;
             shard.worker.pools.sweep(local);

@@ -164,8 +164,9 @@ pub fn write_answer(
         let name = field.name.of(buf);
         match field.id {
             FieldName::ContentLength => {
-                // A HEAD or 304 answer keeps the length of what it stands for.
-                if how.send != Send::Nothing || how.decoded {
+                // A HEAD or 304 answer keeps the length of what it stands for; RFC 9110 §8.6: a
+                // 204 has none.
+                if how.send != Send::Nothing || how.decoded || answer.status == 204 {
                     continue;
                 }
             }

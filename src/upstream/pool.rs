@@ -14,7 +14,7 @@ use crate::{
     net::{
         dns,
         io::{Stream, Tcp, Transport},
-        sys::{self, PeerState},
+        sys,
         watch::{AtDeadline, Deadline},
     },
     upstream::target::{Address, Target, Upstream},
@@ -57,13 +57,21 @@ pub struct Pools {
 }
 
 impl Pools {
-    /// The most recently used idle connection to `target`, if any.
+    /// The most recently used idle connection to `target`, if any. One that idled for more than a
+    /// moment is looked at first: an origin that ended it, or said what nobody asked for (RFC 9112
+    /// §9.2), must not meet the next request.
     #[must_use]
-    pub fn take(&self, target: &Target) -> Option<Conn> {
+    pub fn take(&self, target: &Target, local: &Local) -> Option<Conn> {
+        let now_ms = local.watch.clock().now_ms();
         let mut idle = self.idle.borrow_mut();
-        let conn = idle.get_mut(&target.pool_key)?.pop()?;
-        conn.reused.set(true);
-        Some(conn)
+        let list = idle.get_mut(&target.pool_key)?;
+        while let Some(conn) = list.pop() {
+            if conn.idle_since_ms.get() == now_ms || sys::is_quiet(conn.stream.fd()) {
+                conn.reused.set(true);
+                return Some(conn);
+            }
+        }
+        None
     }
 
     /// Keeps a connection whose last exchange ended cleanly.
@@ -77,14 +85,15 @@ impl Pools {
         }
     }
 
-    /// Closes connections that idled too long or that the origin closed. Called once a second.
+    /// Closes connections that idled too long, that the origin closed, or on which it said what
+    /// nobody asked for. Called once a second.
     pub fn sweep(&self, local: &Local) {
         let now_ms = local.watch.clock().now_ms();
         let mut idle = self.idle.borrow_mut();
         idle.retain(|_, list| {
             list.retain(|conn| {
                 now_ms.saturating_sub(conn.idle_since_ms.get()) < local.settings.upstream_idle_ms
-                    && sys::peer_state(conn.stream.fd()) == PeerState::Open
+                    && sys::is_quiet(conn.stream.fd())
             });
             !list.is_empty()
         });
@@ -121,7 +130,7 @@ pub async fn connect(
         .proxy
         .as_ref()
         .map_or(&target.address, |via| &via.address);
-    let tcp = dial(address, timeout_ms).await?;
+    let tcp = dial(address, timeout_ms, local).await?;
     let deadline = local.watch.deadline(tcp.fd());
     deadline.set(timeout_ms, AtDeadline::Shutdown);
     if let (Some(via), true) = (&target.proxy, target.tls.is_some()) {
@@ -153,8 +162,8 @@ pub async fn connect(
     })
 }
 
-/// Tries the addresses of a name in turn.
-async fn dial(address: &Address, timeout_ms: u64) -> Result<Tcp, ConnectFault> {
+/// Tries the addresses of a name in turn, within `timeout_ms` for all of them.
+async fn dial(address: &Address, timeout_ms: u64, local: &Local) -> Result<Tcp, ConnectFault> {
     let timeout = Duration::from_millis(timeout_ms);
     let (name, port) = match address {
         Address::Literal(address) => {
@@ -171,19 +180,55 @@ async fn dial(address: &Address, timeout_ms: u64) -> Result<Tcp, ConnectFault> {
         waited_ms += NAME_LOOK_MS;
         crate::net::io::sleep(Duration::from_millis(NAME_LOOK_MS)).await;
     }
-    let mut tried = false;
-    for address in name.in_turn(port) {
-        tried = true;
-        match Tcp::connect(address, timeout).await {
+    let mut addresses = name.in_turn(port);
+    let count = addresses.clone().count() as u64;
+    if count == 0 {
+        return Err(ConnectFault::Lookup);
+    }
+    let clock = local.watch.clock();
+    let end_ms = clock.now_ms().saturating_add(timeout_ms);
+    for left in (1..=count).rev() {
+        let Some(address) = addresses.next() else {
+            break;
+        };
+        let share_ms = share_ms(end_ms.saturating_sub(clock.now_ms()), left);
+        match Tcp::connect(address, Duration::from_millis(share_ms)).await {
             Ok(tcp) => return Ok(tcp),
             Err(error) => tracing::debug!(%error, %address, "connect failed"),
         }
     }
-    if !tried {
-        return Err(ConnectFault::Lookup);
-    }
     Err(ConnectFault::Refused)
+}
+
+/// How much of the time that is left one of `count` addresses gets, so that a dead one leaves some
+/// to the others (Go: `net.partialDeadline`).
+fn share_ms(left_ms: u64, count: u64) -> u64 {
+    const LEAST_MS: u64 = 2_000;
+    (left_ms / count.max(1)).max(LEAST_MS.min(left_ms)).max(1)
 }
 
 /// Between two looks at a name that is being resolved.
 const NAME_LOOK_MS: u64 = 5;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_share_the_time_to_connect() {
+        for (left_ms, count, expected) in [
+            (30_000, 1, 30_000),
+            (30_000, 3, 10_000),
+            // Less than two seconds is too little to tell a dead address from a far one.
+            (3_000, 3, 2_000),
+            (1_000, 2, 1_000),
+            (0, 2, 1),
+        ] {
+            assert_eq!(
+                share_ms(left_ms, count),
+                expected,
+                "{left_ms} ms for {count}"
+            );
+        }
+    }
+}

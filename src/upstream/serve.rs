@@ -30,6 +30,11 @@ use crate::{
 
 /// Longest time between two looks at a client that waits for an answer.
 const LOOK_AT_CLIENT_MS: u64 = 1_000;
+/// The same while the answer pauses; streams may be many and pause for long.
+const LOOK_AT_READER_MS: u64 = 5_000;
+
+/// How long a client may wait for a 100 where the upstream has no limit.
+const FORGIVEN_MS: u64 = 30_000;
 
 /// Why an exchange failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,6 +83,8 @@ struct Exchange<'a> {
     decode: bool,
     /// The request has been written to its last byte.
     sent: Cell<bool>,
+    /// When that was; until then, when the exchange began.
+    sent_ms: Cell<u64>,
     /// The answer has ended before the request: nobody reads the rest.
     abandoned: Cell<bool>,
 }
@@ -116,6 +123,13 @@ pub async fn proxy(
             }
         }
     }
+    if head::waits_for_continue(cx) {
+        // For ever means as long as an answer may take by default.
+        incoming.forgive(match cx.header_timeout_ms {
+            0 => FORGIVEN_MS,
+            span_ms => span_ms,
+        });
+    }
     let mut answer = std::mem::take(&mut cx.answer);
     let sent = incoming.is_complete();
     let mut raw = Vec::new();
@@ -134,6 +148,7 @@ pub async fn proxy(
         upgrade,
         decode,
         sent: Cell::new(sent),
+        sent_ms: Cell::new(local.watch.clock().now_ms()),
         abandoned: Cell::new(false),
     };
     let result = if sent {
@@ -158,9 +173,13 @@ impl Exchange<'_> {
             let (written, back) = conn.stream.write_all(out, 0).await;
             out = back;
             conn.sent.set(sent_before + out.len() as u64);
+            self.sent_ms.set(self.local.watch.clock().now_ms());
             let mut buf = self.local.buffers.small();
             let first = match written {
-                Ok(()) => self.answer_head(&conn, &mut buf, answer).await,
+                Ok(()) => {
+                    let deadline = &self.client.deadline;
+                    self.answer_head(&conn, &mut buf, answer, deadline).await
+                }
                 Err(_) => Err(Fault::Upstream("closed while the request was written")),
             };
             match first {
@@ -201,7 +220,7 @@ impl Exchange<'_> {
         let mut conn = self
             .connection(!self.upgrade && !self.upstream.close_connections)
             .await?;
-        while conn.reused.get() && sys::peer_state(conn.stream.fd()) != PeerState::Open {
+        while conn.reused.get() && !sys::is_quiet(conn.stream.fd()) {
             conn = self.connection(true).await?;
         }
         let write_deadline = self.local.watch.deadline(self.client.stream.fd());
@@ -210,7 +229,14 @@ impl Exchange<'_> {
             let pump = self.pump(conn, out, raw, &mut incoming);
             let reply = async {
                 let mut buf = self.local.buffers.small();
-                match self.answer_head(conn, &mut buf, answer).await {
+                match self
+                    .answer_head(conn, &mut buf, answer, &write_deadline)
+                    .await
+                {
+                    // Who is to read the rest of the content, and in which protocol?
+                    Ok(()) if answer.status == 101 => Err(Fault::Upstream(
+                        "switched protocols before the content had ended",
+                    )),
                     Ok(()) => self.relay_content(conn, buf, answer, &write_deadline).await,
                     Err(fault) => {
                         self.local.buffers.give(buf);
@@ -254,7 +280,7 @@ impl Exchange<'_> {
     }
 
     async fn connection(&self, pooled: bool) -> Result<Conn, Fault> {
-        if pooled && let Some(conn) = self.pools.take(self.target) {
+        if pooled && let Some(conn) = self.pools.take(self.target, self.local) {
             return Ok(conn);
         }
         pool::connect(self.upstream, self.target, self.local)
@@ -292,6 +318,8 @@ impl Exchange<'_> {
                 self.client.overread.borrow_mut().extend_from_slice(&raw);
                 self.local.buffers.give(out);
                 self.sent.set(true);
+                self.sent_ms.set(self.local.watch.clock().now_ms());
+                // Whoever reads the answer has waited without a limit so far: let it look.
                 conn.deadline.set(LOOK_AT_CLIENT_MS, AtDeadline::CancelRead);
                 return Ok(());
             }
@@ -329,16 +357,16 @@ impl Exchange<'_> {
     }
 
     /// Reads until a final answer's head stands at the begin of `buf`; interim answers are passed
-    /// on (RFC 9110 §15.2).
+    /// on within `deadline` (RFC 9110 §15.2).
     async fn answer_head(
         &self,
         conn: &Conn,
         buf: &mut Vec<u8>,
         answer: &mut ResponseHead,
+        deadline: &Deadline,
     ) -> Result<(), Fault> {
         let settings = &self.local.settings;
         let clock = self.local.watch.clock();
-        let started_ms = clock.now_ms();
         let mut scanned = 0;
         let mut interim = 0;
         loop {
@@ -362,7 +390,7 @@ impl Exchange<'_> {
                         if interim > settings.interim_max {
                             return Err(Fault::Upstream("too many interim answers"));
                         }
-                        self.pass_interim(buf, answer).await?;
+                        self.pass_interim(buf, answer, deadline).await?;
                         buf.drain(..answer.len);
                         scanned = 0;
                         continue;
@@ -373,7 +401,7 @@ impl Exchange<'_> {
             if buf.len() == buf.capacity() {
                 buf.reserve(buf.capacity());
             }
-            let waited = clock.now_ms().saturating_sub(started_ms);
+            let waited = clock.now_ms().saturating_sub(self.sent_ms.get());
             let timeout = self.cx.header_timeout_ms;
             if self.sent.get() {
                 let left = if timeout == 0 {
@@ -393,22 +421,34 @@ impl Exchange<'_> {
                 Ok(0) => return Err(Fault::Upstream("closed before it answered")),
                 Ok(_) => {}
                 Err(error) if is_canceled(&error) => {
-                    if timeout != 0 && clock.now_ms().saturating_sub(started_ms) >= timeout {
+                    if !self.sent.get() {
+                        continue;
+                    }
+                    let waited = clock.now_ms().saturating_sub(self.sent_ms.get());
+                    if timeout != 0 && waited >= timeout {
                         return Err(Fault::Timeout);
                     }
-                    // Go cancels a request whose client has closed its sending side.
-                    if self.sent.get()
-                        && sys::peer_state(self.client.stream.fd()) != PeerState::Open
-                    {
-                        return Err(Fault::ClientGone);
-                    }
+                    self.look_at_client()?;
                 }
                 Err(_) => return Err(Fault::Upstream("reset before it answered")),
             }
         }
     }
 
-    async fn pass_interim(&self, buf: &[u8], answer: &ResponseHead) -> Result<(), Fault> {
+    /// Go cancels a request whose client has closed its sending side.
+    fn look_at_client(&self) -> Result<(), Fault> {
+        match sys::peer_state(self.client.stream.fd()) {
+            PeerState::Open => Ok(()),
+            PeerState::HalfClosed | PeerState::Gone => Err(Fault::ClientGone),
+        }
+    }
+
+    async fn pass_interim(
+        &self,
+        buf: &[u8],
+        answer: &ResponseHead,
+        deadline: &Deadline,
+    ) -> Result<(), Fault> {
         let wanted = self.cx.head.version_minor > 0
             && (answer.status != 100 || head::waits_for_continue(self.cx));
         if !wanted {
@@ -416,7 +456,9 @@ impl Exchange<'_> {
         }
         let mut out = self.local.buffers.small();
         head::write_interim(&mut out, answer, buf);
+        deadline.set(self.local.settings.write_timeout_ms, AtDeadline::Shutdown);
         let (result, out) = self.client.stream.write_all(out, 0).await;
+        deadline.clear();
         self.local.buffers.give(out);
         result.map_err(|_| Fault::ClientGone)
     }
@@ -448,7 +490,7 @@ impl Exchange<'_> {
     ) -> Result<Relayed, Fault> {
         let (local, cx) = (self.local, self.cx);
         let decoded = self.decode
-            && !matches!(answer.framing, Framing::None)
+            && !matches!(answer.framing, Framing::None | Framing::Length(0))
             && answer.fields.iter().any(|field| {
                 field.id == FieldName::ContentEncoding
                     && field.value.of(&buf).eq_ignore_ascii_case(b"gzip")
@@ -516,12 +558,10 @@ impl Exchange<'_> {
         let to_client_from = out.len();
         out.extend_from_slice(buf.get(answer.len..).unwrap_or_default());
         self.local.buffers.give(buf);
-        let to_upstream = self
-            .cx
-            .inb
-            .get(self.cx.head.len..)
-            .unwrap_or_default()
-            .to_vec();
+        // What stands behind the request and its content.
+        let behind = self.cx.inb.get(self.cx.consumed..).unwrap_or_default();
+        let mut to_upstream = behind.to_vec();
+        to_upstream.append(&mut self.client.overread.take());
         let websocket = self
             .cx
             .head
@@ -592,17 +632,38 @@ impl Pass<'_> {
         }
     }
 
-    async fn read(&self, buf: Vec<u8>) -> (Result<usize, Fault>, Vec<u8>) {
-        if self.exchange.sent.get() {
-            let span_ms = self.exchange.local.settings.write_timeout_ms;
-            self.conn.deadline.set(span_ms, AtDeadline::Shutdown);
+    /// Waits for more of the answer, and looks now and then whether the client still does. Never
+    /// by shutting the connection down: its end may be the end of the content.
+    async fn read(&self, mut buf: Vec<u8>) -> (Result<usize, Fault>, Vec<u8>) {
+        let (exchange, local) = (self.exchange, self.exchange.local);
+        let clock = local.watch.clock();
+        let started_ms = clock.now_ms();
+        loop {
+            if exchange.sent.get() {
+                let look_ms = LOOK_AT_READER_MS.min(local.settings.write_timeout_ms);
+                self.conn.deadline.set(look_ms, AtDeadline::CancelRead);
+            }
+            let cancel = self.conn.deadline.cancel();
+            let (result, back) = self.conn.stream.read_until_canceled(buf, cancel).await;
+            buf = back;
+            match result {
+                Ok(read) => return (Ok(read), buf),
+                Err(error) if is_canceled(&error) && !local.ending.get() => {
+                    if !exchange.sent.get() {
+                        continue;
+                    }
+                    let since_ms = started_ms.max(exchange.sent_ms.get());
+                    let waited_ms = clock.now_ms().saturating_sub(since_ms);
+                    if waited_ms >= local.settings.write_timeout_ms {
+                        return (Err(Fault::Upstream("stalled inside its answer")), buf);
+                    }
+                    if let Err(gone) = exchange.look_at_client() {
+                        return (Err(gone), buf);
+                    }
+                }
+                Err(_) => return (Err(Fault::Upstream("reset inside its answer")), buf),
+            }
         }
-        let cancel = self.conn.deadline.cancel();
-        let (result, buf) = self.conn.stream.read_until_canceled(buf, cancel).await;
-        (
-            result.map_err(|_| Fault::Upstream("reset inside its answer")),
-            buf,
-        )
     }
 
     /// Passes on content of known length: head and first bytes in one write, the rest straight from
@@ -751,6 +812,10 @@ impl Pass<'_> {
             self.flush().await?;
         }
         self.exchange.local.buffers.give(plain);
+        if self.out.len() >= crate::net::buffers::MEDIUM_BYTES {
+            // Many small chunks may, too.
+            self.flush().await?;
+        }
         Ok(())
     }
 

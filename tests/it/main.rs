@@ -7,16 +7,21 @@
 // Tests block, poll and measure on threads of their own; the bans protect the shards.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod auth_key;
 mod cli;
 mod conformance;
+mod dns;
+mod documents;
 mod features;
 mod features_apidef;
 mod fuzz_corpus;
 mod harness;
 mod limits;
+mod options;
 mod proxying;
 mod readme;
 mod reload;
+mod streams;
 mod tidy;
 mod upgrade;
 mod websocket;

@@ -210,11 +210,14 @@ fn what_a_side_sent_before_its_end_arrives() {
     client.half_close();
     let up = eventually("the origin sees the end", || {
         let all = origin.connections();
-        all.into_iter().find(|c| {
-            c.ended.is_some() && c.requests.iter().any(|r| r.target == "/up")
-        })
+        all.into_iter()
+            .find(|c| c.ended.is_some() && c.requests.iter().any(|r| r.target == "/up"))
     });
-    let head_end = up.bytes.windows(4).position(|w| w == b"\r\n\r\n").expect("a head");
+    let head_end = up
+        .bytes
+        .windows(4)
+        .position(|w| w == b"\r\n\r\n")
+        .expect("a head");
     assert_eq!(up.bytes.len() - head_end - 4, MUCH);
 }
 

@@ -239,10 +239,17 @@ fn upstream(
     let was = |i: usize| before.get(i).copied().unwrap_or((0, 0));
     if let Some(allowed) = cut {
         // What went upstream may not have been read yet; after a half-close something always did.
-        let patience = if last == 0 { SHORT } else { Duration::from_millis(20) };
+        let patience = if last == 0 {
+            SHORT
+        } else {
+            Duration::from_millis(20)
+        };
         within(patience, || {
             let now = origin.connections();
-            now.iter().enumerate().any(|(i, c)| c.bytes.len() > was(i).0).then_some(())
+            now.iter()
+                .enumerate()
+                .any(|(i, c)| c.bytes.len() > was(i).0)
+                .then_some(())
         });
         for (i, c) in origin.connections().iter().enumerate() {
             let (bytes, requests) = was(i);

@@ -85,7 +85,6 @@ impl Setup {
         self
     }
 
-    #[cfg(feature = "fault-injection")]
     /// Without this, a panic in the gateway's log fails the test, even when the gateway caught it.
     pub fn panics_expected(mut self) -> Self {
         self.panics_expected = true;

@@ -88,6 +88,11 @@ impl Response {
         }
     }
 
+    pub fn with(mut self, name: &str, value: &str) -> Self {
+        self.fields.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut out = format!("{} {} {}\r\n", self.version, self.status, self.reason);
         for (name, value) in &self.fields {
@@ -101,6 +106,14 @@ impl Response {
 
     pub fn field(&self, name: &str) -> Option<&str> {
         first(&self.fields, name)
+    }
+
+    pub fn fields_named(&self, name: &str) -> Vec<&str> {
+        self.fields
+            .iter()
+            .filter(|(n, _)| n.eq_ignore_ascii_case(name))
+            .map(|(_, v)| v.as_str())
+            .collect()
     }
 
     /// The body as text.

@@ -112,6 +112,14 @@ impl Origin {
             .collect()
     }
 
+    /// How many bytes came over all connections.
+    pub fn received(&self) -> usize {
+        lock(&self.shared.connections)
+            .iter()
+            .map(|c| c.bytes.len())
+            .sum()
+    }
+
     /// What was sent against the grammar, by the gateway under test.
     pub fn violations(&self) -> Vec<String> {
         lock(&self.shared.violations).clone()
@@ -163,15 +171,15 @@ impl Peer {
         }
     }
 
+    /// Position of this connection among all the origin has seen.
+    pub fn number(&self) -> usize {
+        self.number
+    }
+
     /// Reads one complete request; `None` when the connection ended (how is recorded).
     pub fn request(&mut self) -> Option<Request> {
         let mut req = self.head()?;
         self.body(&mut req).then_some(req)
-    }
-
-    /// Closes when no byte comes for so long, as a server with a short keep-alive does.
-    pub fn idle_limit(&mut self, span: Duration) {
-        let _ = self.inbox.stream.set_read_timeout(Some(span));
     }
 
     /// Reads a request head; answers 100 when it is expected.
@@ -231,6 +239,11 @@ impl Peer {
                 Err(_) => return self.ended(Ended::Reset),
             }
         }
+    }
+
+    /// Closes for writing; the gateway sees the end of the stream.
+    pub fn half_close(&mut self) {
+        let _ = self.inbox.stream.shutdown(Shutdown::Write);
     }
 
     pub fn close(&mut self) {
