@@ -182,6 +182,11 @@ impl Peer {
         self.body(&mut req).then_some(req)
     }
 
+    /// Closes when no byte comes for so long, as a server with a short keep-alive does.
+    pub fn idle_limit(&mut self, span: Duration) {
+        let _ = self.inbox.stream.set_read_timeout(Some(span));
+    }
+
     /// Reads a request head; answers 100 when it is expected.
     pub fn head(&mut self) -> Option<Request> {
         let taken = self.inbox.request_head();
