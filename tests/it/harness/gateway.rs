@@ -23,7 +23,6 @@ pub const SECRET: &str = "black-box-secret";
 pub struct Setup {
     conf: Value,
     apis: Vec<Value>,
-    files: Vec<(String, String)>,
     env: Vec<(String, String)>,
     binary: Option<PathBuf>,
     descriptors: Option<u32>,
@@ -35,7 +34,6 @@ impl Setup {
         Self {
             conf: json!({}),
             apis: Vec::new(),
-            files: Vec::new(),
             env: Vec::new(),
             binary: None,
             descriptors: None,
@@ -67,12 +65,6 @@ impl Setup {
     /// Merges into the definition added last.
     pub fn with(mut self, more: Value) -> Self {
         merge(self.apis.last_mut().expect("an API was added before"), more);
-        self
-    }
-
-    /// A further file in the gateway's folder.
-    pub fn file(mut self, name: &str, text: &str) -> Self {
-        self.files.push((name.to_owned(), text.to_owned()));
         self
     }
 
@@ -165,9 +157,6 @@ impl Setup {
         for api in &self.apis {
             let id = api["api_id"].as_str().expect("an id");
             write(&format!("apps/{id}.json"), &pretty(api));
-        }
-        for (name, text) in &self.files {
-            write(name, text);
         }
         let binary = self.binary.clone().unwrap_or_else(built_binary);
         let log = fs::File::create(dir.path().join("gateway.log")).expect("a log file");
