@@ -26,7 +26,7 @@ use crate::{
 pub struct Live {
     // Control side only: held while files are read, on a thread that may wait.
     #[allow(clippy::disallowed_types, reason = "control side only")]
-    loader: Mutex<Loader>,
+    loader: Arc<Mutex<Loader>>,
     #[allow(clippy::disallowed_types, reason = "control side only")]
     accepted: Mutex<BTreeSet<PortKey>>,
     published: Arc<Published>,
@@ -48,7 +48,7 @@ impl Live {
         registry.set_refused_count(load.report.refused.len());
         loader.commit(&mut load);
         Ok(Self {
-            loader: Mutex::new(loader),
+            loader: Arc::new(Mutex::new(loader)),
             accepted: Mutex::default(),
             published: Arc::new(Published::new(Arc::new(load.snapshot))),
             definitions: ArcSwap::from_pointee(load.definitions.into()),
@@ -64,7 +64,7 @@ impl Live {
 
     /// Reads the files and publishes what they say. Waits for the disk.
     pub fn reload(&self) -> ReloadReport {
-        let mut loader = self.loader();
+        let mut loader = lock(&self.loader);
         let mut load = match loader.load() {
             Ok(load) => load,
             Err(errors) => {
@@ -113,11 +113,6 @@ impl Live {
     pub fn set_accepted(&self, keys: BTreeSet<PortKey>) {
         *self.accepted.lock().unwrap_or_else(PoisonError::into_inner) = keys;
     }
-
-    #[allow(clippy::disallowed_types, reason = "control side only")]
-    fn loader(&self) -> MutexGuard<'_, Loader> {
-        self.loader.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Gateway for Live {
@@ -126,14 +121,17 @@ impl Gateway for Live {
     }
 
     fn dry_run(&self) -> Pin<Box<dyn Future<Output = ReloadReport> + Send + '_>> {
-        // Reading and compiling takes this thread's time; traffic is on others.
+        let loader = Arc::clone(&self.loader);
+        // On a thread that may wait: the control thread answers for the store meanwhile.
+        let done = tokio::task::spawn_blocking(move || match lock(&loader).load() {
+            Ok(load) => load.report,
+            Err(errors) => ReloadReport::failed(errors.into_iter().map(Refused::from).collect()),
+        });
         Box::pin(async {
-            match self.loader().load() {
-                Ok(load) => load.report,
-                Err(errors) => {
-                    ReloadReport::failed(errors.into_iter().map(Refused::from).collect())
-                }
-            }
+            done.await.unwrap_or_else(|error| {
+                tracing::error!(prefix = "main", %error, "a dry run broke off");
+                ReloadReport::failed(Vec::new())
+            })
         })
     }
 
@@ -144,6 +142,12 @@ impl Gateway for Live {
             _ => Readiness::Draining,
         }
     }
+}
+
+#[allow(clippy::disallowed_types, reason = "control side only")]
+fn lock(loader: &Mutex<Loader>) -> MutexGuard<'_, Loader> {
+    // A load that panicked has changed nothing yet.
+    loader.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn tell(load: &Load) {

@@ -16,7 +16,7 @@ use crate::{
     gateway::{
         chain::Step,
         router::RouteKind,
-        snapshot::{Mount, PortKey, Published, Slot, Snapshot},
+        snapshot::{ErrorResponses, Mount, PortKey, Published, Slot, Snapshot},
         spec::Destination,
     },
     http::{
@@ -105,16 +105,22 @@ pub async fn exchange(worker: &Worker, port: PortKey, client: &Client, cx: &mut 
         Err(reply) => return respond(local, client, cx, reply).await,
     };
     match chain(local, client, mount, cx).await {
-        Ok(Verdict::Next) => proxy(worker, &snapshot, client, mount, cx).await,
+        Ok(Verdict::Next) if cx.head.upgrade.is_some() => {
+            // A tunnel may last for days: it keeps its own API and not the whole snapshot.
+            let (mount, errors) = (mount.clone(), Arc::clone(&snapshot.errors));
+            drop(snapshot);
+            Box::pin(proxy(worker, &errors, client, &mount, cx)).await
+        }
+        Ok(Verdict::Next) => proxy(worker, &snapshot.errors, client, mount, cx).await,
         Ok(Verdict::Respond(reply)) => respond(local, client, cx, reply).await,
         Ok(Verdict::Reject(reject)) => {
             local.metrics.refusals.count();
-            let reply = rejection(&snapshot, local, cx, reject);
+            let reply = rejection(&snapshot.errors, local, cx, reject);
             respond(local, client, cx, reply).await
         }
         Err(Refused::Rendered { status, message }) => {
             local.metrics.refusals.count();
-            let reply = error_reply(&snapshot, local, cx, status, &message);
+            let reply = error_reply(&snapshot.errors, local, cx, status, &message);
             respond(local, client, cx, reply).await
         }
         Err(Refused::Content(fault)) => content_fault(local, client, cx, fault).await,
@@ -314,7 +320,7 @@ pub async fn read_content(local: &Local, client: &Client, cx: &mut Ctx) -> Resul
 
 async fn proxy(
     worker: &Worker,
-    snapshot: &Snapshot,
+    errors: &ErrorResponses,
     client: &Client,
     mount: &Mount,
     cx: &mut Ctx,
@@ -322,7 +328,7 @@ async fn proxy(
     let (local, api) = (&*worker.local, &*mount.api);
     let listen_path = &mount.listen_path;
     let Destination::Upstream(upstream) = &api.upstream else {
-        let reply = rejection(snapshot, local, cx, Reject::UpstreamFailed);
+        let reply = rejection(errors, local, cx, Reject::UpstreamFailed);
         return respond(local, client, cx, reply).await;
     };
     cx.header_timeout_ms = upstream.header_timeout_ms;
@@ -373,7 +379,7 @@ async fn proxy(
         Err(fault) => {
             local.metrics.upstream_errors.count();
             tracing::debug!(api_id = %api.definition.api_id, ?fault, "upstream failed");
-            let reply = rejection(snapshot, local, cx, fault.reject());
+            let reply = rejection(errors, local, cx, fault.reject());
             respond(local, client, cx, reply).await
         }
     }
@@ -408,18 +414,24 @@ pub fn refusal_reply(status: u16) -> Reply {
 }
 
 /// A refusal in the API's error template.
-fn rejection(snapshot: &Snapshot, local: &Local, cx: &Ctx, reject: Reject) -> Reply {
-    let (status, message) = snapshot.errors.refusal(reject);
-    let mut reply = error_reply(snapshot, local, cx, status, message);
+fn rejection(errors: &ErrorResponses, local: &Local, cx: &Ctx, reject: Reject) -> Reply {
+    let (status, message) = errors.refusal(reject);
+    let mut reply = error_reply(errors, local, cx, status, message);
     if reject == Reject::StoreAway {
         reply.fields.extend_from_slice(b"Retry-After: 1\r\n");
     }
     reply
 }
 
-fn error_reply(snapshot: &Snapshot, local: &Local, cx: &Ctx, status: u16, message: &str) -> Reply {
+fn error_reply(
+    errors: &ErrorResponses,
+    local: &Local,
+    cx: &Ctx,
+    status: u16,
+    message: &str,
+) -> Reply {
     let content_type = cx.field(FieldName::ContentType);
-    let (content_type, content) = snapshot.errors.render(status, message, content_type);
+    let (content_type, content) = errors.render(status, message, content_type);
     let mut reply = Reply::new(status, content_type, content);
     if !local.settings.hide_generator {
         reply.fields.extend_from_slice(b"X-Generator: tyk.io\r\n");

@@ -36,7 +36,8 @@ pub enum Slot {
     Refused,
 }
 
-/// An API where it is served.
+/// An API where it is served. Cloning shares both.
+#[derive(Clone)]
 pub struct Mount {
     pub api: Arc<Api>,
     /// Its listen path, or another one when two APIs asked for the same.

@@ -35,6 +35,11 @@ pub fn is_canceled(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::ECANCELED)
 }
 
+/// When a peer that says nothing is asked whether it is there, how often again, and how many times:
+/// a tunnel has no other limit (Go asks, too).
+pub(in crate::net) const KEEP_ALIVE: (Duration, Duration, u32) =
+    (Duration::from_secs(60), Duration::from_secs(15), 4);
+
 /// Ends reads and accepts that were started with it, without losing what they brought.
 #[derive(Default)]
 pub struct Cancel(RefCell<Canceller>);
@@ -160,7 +165,13 @@ impl Tcp {
     pub async fn connect(addr: SocketAddr, timeout: Duration) -> io::Result<Self> {
         // An attempt that is given up has brought nothing that could be lost.
         match monoio::time::timeout(timeout, TcpStream::connect_addr(addr)).await {
-            Ok(stream) => stream.map(Self::new),
+            Ok(stream) => {
+                let stream = stream?;
+                // Failure leaves a dead peer unnoticed while nothing is sent to it.
+                let (time, interval, retries) = KEEP_ALIVE;
+                let _ = stream.set_tcp_keepalive(Some(time), Some(interval), Some(retries));
+                Ok(Self::new(stream))
+            }
             Err(_) => Err(io::ErrorKind::TimedOut.into()),
         }
     }

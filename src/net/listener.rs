@@ -20,10 +20,10 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 use crate::net::{
-    io::{Cancel, Tcp, is_canceled},
+    io::{Cancel, KEEP_ALIVE, Tcp, is_canceled},
     sys,
 };
 
@@ -307,8 +307,15 @@ fn bind_addr(addr: SocketAddr, count: usize) -> io::Result<(SocketAddr, Vec<Owne
     for _ in 0..count {
         let socket = socket(addr)?;
         socket.set_reuse_port(true)?;
-        // Accepted sockets inherit it, which saves a call per connection.
+        // Accepted sockets inherit both, which saves calls per connection.
         socket.set_tcp_nodelay(true)?;
+        let (time, interval, retries) = KEEP_ALIVE;
+        socket.set_tcp_keepalive(
+            &TcpKeepalive::new()
+                .with_time(time)
+                .with_interval(interval)
+                .with_retries(retries),
+        )?;
         socket.bind(&local.into())?;
         socket.listen(BACKLOG)?;
         let fd = OwnedFd::from(socket);

@@ -260,9 +260,14 @@ impl Running {
         let mut taking = tokio::task::spawn_local(async move {
             drive_new(machine, channel, &notifier, &mut host, received).await
         });
+        let mut given_up = false;
         loop {
             tokio::select! {
-                _ = &mut accepting => return Ok(()),
+                // Its sender goes with the task when that fails: the task says why.
+                told = &mut accepting, if !given_up => match told {
+                    Ok(()) => return Ok(()),
+                    Err(_) => given_up = true,
+                },
                 done = &mut taking => {
                     return done.unwrap_or_else(|error| Err(error.to_string()));
                 }

@@ -53,12 +53,25 @@ pub fn start(
     });
     shard.acceptors.borrow_mut().push(Rc::clone(&listening));
     for _ in 0..Acceptor::in_flight_max() {
+        let (shard, tls) = (Rc::clone(shard), tls.clone());
+        let running = Running::new(&listening);
+        conn::spawn(async move { accepts(&shard, &running.0, tls).await });
+    }
+}
+
+/// Counts an accept as under way while it lives, however it ends: [`stop`] waits for it.
+struct Running(Rc<Listening>);
+
+impl Running {
+    fn new(listening: &Rc<Listening>) -> Self {
         listening.running.set(listening.running.get() + 1);
-        let (shard, listening, tls) = (Rc::clone(shard), Rc::clone(&listening), tls.clone());
-        conn::spawn(async move {
-            accepts(&shard, &listening, tls).await;
-            listening.running.set(listening.running.get() - 1);
-        });
+        Self(Rc::clone(listening))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.running.set(self.0.running.get() - 1);
     }
 }
 

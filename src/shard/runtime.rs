@@ -3,6 +3,7 @@
 use std::{
     cell::{Cell, RefCell},
     io,
+    panic::{AssertUnwindSafe, catch_unwind},
     rc::Rc,
     sync::Arc,
     thread::JoinHandle,
@@ -176,7 +177,7 @@ async fn shard_main(parts: Parts, inbox: Inbox<Item>, back: Outlet<Item>) {
             tracing::error!(%error, "a shard lost its inbox");
             return;
         }
-        inbox.drain(|item| take(&shard, item));
+        inbox.drain(|item| contained(&shard, || take(&shard, item)));
         if inbox.is_gone() {
             return;
         }
@@ -223,13 +224,23 @@ async fn timer(shard: Rc<Shard>) {
     let mut last_s = 0;
     loop {
         monoio::time::sleep(Duration::from_millis(TICK_MS)).await;
-        local.watch.turn();
-        let now_ms = local.watch.clock().now_ms();
-        local.asks.line().expire(now_ms);
-        shard.control.expire(now_ms);
-        if now_ms / 1000 != last_s {
-            last_s = now_ms / 1000;
-            shard.worker.pools.sweep(local);
-        }
+        contained(&shard, || {
+            local.watch.turn();
+            let now_ms = local.watch.clock().now_ms();
+            local.asks.line().expire(now_ms);
+            shard.control.expire(now_ms);
+            if now_ms / 1000 != last_s {
+                last_s = now_ms / 1000;
+                shard.worker.pools.sweep(local);
+            }
+        });
+    }
+}
+
+/// Runs a turn of what every connection depends on: a panic in it ends neither timer nor inbox.
+fn contained(shard: &Shard, turn: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(turn)).is_err() {
+        shard.worker.local.metrics.panics.count();
+        tracing::error!("a panic in a shard's own work");
     }
 }

@@ -260,12 +260,19 @@ fn a_request_under_way_is_answered_by_the_process_that_took_it() {
     let mut client = gateway.client();
     client.send(b"GET /w/long HTTP/1.1\r\nHost: a\r\n\r\n");
     assert!(arrived.wait());
+    // Stays with the old process, and learns when that begins to drain.
+    let mut witness = gateway.client();
+    assert_eq!(witness.get("/w/x").status, 200);
     let old = gateway.pid();
     gateway.signal("USR2");
     eventually("the successor serves", || {
         (gateway.pid() != old).then_some(())
     });
     assert_eq!(gateway.get("/w/x").status, 200);
+    eventually("the old process drains", || {
+        let answer = witness.get("/w/x");
+        (answer.field("connection") == Some("close")).then_some(())
+    });
     go.open();
     let answer = client.read("GET");
     assert_eq!((answer.status, answer.text().as_str()), (200, "/long"));
