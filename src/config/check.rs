@@ -174,6 +174,15 @@ impl Config {
                 );
             }
         }
+        for text in &self.penstock.dns_servers {
+            let address = text.parse::<std::net::SocketAddr>();
+            if !address.is_ok_and(|address| address.port() > 0) {
+                found.refuse(
+                    "/penstock/dns_servers",
+                    format!("{text:?} is no name server; write address and port, as 10.0.0.2:53"),
+                );
+            }
+        }
         if self.penstock.shards > 1024 {
             found.refuse("/penstock/shards", "at most 1024".to_owned());
         }
@@ -310,6 +319,48 @@ impl Config {
                 !self.http_server_options.enable_http2,
                 "/http_server_options/enable_http2",
                 "HTTP/2",
+            ),
+            (
+                self.http_server_options.read_timeout <= 0,
+                "/http_server_options/read_timeout",
+                "a deadline for whole requests (penstock.limits has those that are there)",
+            ),
+            (!self.proxy_enable_http2, "/proxy_enable_http2", "HTTP/2"),
+            (
+                self.max_idle_connections <= 0,
+                "/max_idle_connections",
+                "a limit of idle connections per API",
+            ),
+            (
+                self.max_conn_time <= 0,
+                "/max_conn_time",
+                "a greatest age of upstream connections",
+            ),
+            (
+                !self.ssl_force_common_name_check,
+                "/ssl_force_common_name_check",
+                "the check of common names beside that of certificates",
+            ),
+            (!self.hash_keys, "/hash_keys", "hashed keys"),
+            (
+                self.version_header.is_empty(),
+                "/version_header",
+                "the version in answers",
+            ),
+            (!self.track_404_logs, "/track_404_logs", "a log of 404s"),
+            (
+                !self.access_logs.enabled,
+                "/access_logs",
+                "Tyk's access log (penstock.access_log is there)",
+            ),
+            (
+                !(self.enable_fixed_window_rate_limiter
+                    || self.enable_redis_rolling_limiter
+                    || self.enable_sentinel_rate_limiter
+                    || self.enable_rate_limit_smoothing
+                    || self.enable_non_transactional_rate_limiter),
+                "/enable_redis_rolling_limiter",
+                "rate limits of any kind",
             ),
         ];
         for (fine, pointer, what) in missing {

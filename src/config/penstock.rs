@@ -2,7 +2,11 @@
 //!
 //! Absent means the defaults below. Its keys have variables too: `TYK_GW_PENSTOCK_SHARDS`.
 
-use std::{net::IpAddr, path::PathBuf, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use crate::config::{
     Vars,
@@ -23,6 +27,8 @@ section! {
         /// Starts with an empty or well-known `secret` although others can reach the listener.
         allow_insecure_secret: bool => ALLOWINSECURESECRET,
         access_log: AccessLog => ACCESSLOG,
+        /// Name servers (`10.0.0.2:53`) to ask for upstreams instead of those of `/etc/resolv.conf`.
+        dns_servers: Vec<String> => DNSSERVERS,
         limits: Limits => LIMITS,
     }
 }
@@ -40,6 +46,12 @@ impl Penstock {
         self.trusted_proxies
             .iter()
             .filter_map(|text| parse_network(text))
+    }
+
+    /// [`Penstock::dns_servers`] parsed; entries that are no address are left out, and
+    /// [`crate::config::Config::check`] refuses them.
+    pub fn dns_server_addrs(&self) -> impl Iterator<Item = SocketAddr> + '_ {
+        self.dns_servers.iter().filter_map(|text| text.parse().ok())
     }
 
     /// Folder of the embedded store: `store_path`, else `$STATE_DIRECTORY` as systemd sets it, else

@@ -555,6 +555,18 @@ fn values_without_meaning_are_refused_before_start() {
         "/penstock/trusted_proxies",
         None,
     );
+    for (servers, expected) in [
+        (r#"["127.0.0.1:53", "[::1]:53"]"#, None),
+        (r#"["127.0.0.1"]"#, error),
+        (r#"["127.0.0.1:0"]"#, error),
+        (r#"["ns.example:53"]"#, error),
+    ] {
+        finding(
+            &format!(r#"{{"penstock": {{"dns_servers": {servers}}}}}"#),
+            "/penstock/dns_servers",
+            expected,
+        );
+    }
     finding(
         r#"{"penstock": {"limits": {"head_bytes": 0}}}"#,
         "/penstock/limits/head_bytes",
@@ -570,6 +582,20 @@ fn values_without_meaning_are_refused_before_start() {
         "/use_sentry",
         Some(Severity::Warning),
     );
+    for (text, pointer) in [
+        (r#"{"hash_keys": true}"#, "/hash_keys"),
+        (r#"{"max_conn_time": 1}"#, "/max_conn_time"),
+        (
+            r#"{"http_server_options": {"read_timeout": 1}}"#,
+            "/http_server_options/read_timeout",
+        ),
+        (
+            r#"{"enable_sentinel_rate_limiter": true}"#,
+            "/enable_redis_rolling_limiter",
+        ),
+    ] {
+        finding(text, pointer, Some(Severity::Warning));
+    }
 }
 
 #[test]

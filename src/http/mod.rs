@@ -1,6 +1,24 @@
 //! HTTP without IO: bytes in, bytes out, in the words of RFC 9110 and RFC 9112.
+//!
+//! Everything here takes bytes that a stranger wrote. Nothing panics on them, nothing allocates
+//! more than a named limit allows, and whatever is ambiguous is refused.
 
-#![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+#![deny(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic
+)]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        reason = "a test that panics has failed, and says so"
+    )
+)]
 
 pub mod compress;
 pub mod date;

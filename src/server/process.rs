@@ -103,11 +103,11 @@ impl Process {
             origin::spawn(&config).await?;
         }
         let dns = &config.dns_cache;
-        let options = dns::Options::default().with_dns_cache(
-            dns.enabled,
-            dns.ttl,
-            &dns.multiple_ips_handle_strategy,
-        );
+        let options = dns::Options {
+            servers: config.penstock.dns_server_addrs().collect(),
+            ..dns::Options::default()
+        }
+        .with_dns_cache(dns.enabled, dns.ttl, &dns.multiple_ips_handle_strategy);
         let names = Names::new(options, tokio::runtime::Handle::current());
         let compiler = Compiler::new(
             Arc::clone(&config),

@@ -11,13 +11,17 @@
 )]
 #![allow(unreachable_pub, reason = "nobody is outside of a test binary")]
 
+mod auth_key;
 mod cli;
 mod conformance;
+mod dns;
+mod documents;
 mod features;
 mod features_apidef;
 mod fuzz_corpus;
 mod harness;
 mod limits;
+mod options;
 mod proxying;
 mod readme;
 mod reload;

@@ -238,6 +238,19 @@ fn upstream(
         .map(|p| unescape(p.trim()));
     let was = |i: usize| before.get(i).copied().unwrap_or((0, 0));
     if let Some(allowed) = cut {
+        // What went upstream may not have been read yet; after a half-close something always did.
+        let patience = if last == 0 {
+            SHORT
+        } else {
+            Duration::from_millis(20)
+        };
+        within(patience, || {
+            let now = origin.connections();
+            now.iter()
+                .enumerate()
+                .any(|(i, c)| c.bytes.len() > was(i).0)
+                .then_some(())
+        });
         for (i, c) in origin.connections().iter().enumerate() {
             let (bytes, requests) = was(i);
             if c.bytes.len() == bytes {

@@ -59,12 +59,14 @@ impl Fields {
     /// All fields of this name in their order. Free when the name is absent.
     #[inline]
     pub fn all(&self, id: FieldName) -> impl Iterator<Item = &Field> {
-        let from = match self.has(id) {
-            true => self.first.get(id as usize).map_or(0, |&at| at.into()),
-            false => self.list.len(),
+        let first = self.first.get(id as usize).map_or(0, |&at| usize::from(at));
+        let range = match (self.has(id), self.has_twice(id)) {
+            (false, _) => 0..0,
+            (true, false) => first..first + 1,
+            (true, true) => first..self.list.len(),
         };
         self.list
-            .get(from..)
+            .get(range)
             .unwrap_or_default()
             .iter()
             .filter(move |field| field.id == id)
@@ -121,9 +123,10 @@ impl Fields {
         fields_max: usize,
     ) -> Result<usize, Stop> {
         loop {
-            let start = scan::load(buf, at);
-            if start as u8 == b'\r' {
-                return match (start >> 8) as u8 {
+            let start = scan::load_three(buf, at);
+            let [low, ..] = start;
+            if low as u8 == b'\r' {
+                return match (low >> 8) as u8 {
                     b'\n' => Ok(at + 2),
                     _ if at + 1 >= buf.len() => Err(Stop::Partial),
                     _ => Err(refuse(400, "CR without LF")),
@@ -160,9 +163,9 @@ impl<'a> IntoIterator for &'a Fields {
     }
 }
 
-/// Reads one field line, CRLF included; `start` is the word at `at`.
+/// Reads one field line, CRLF included; `start` is what stands at `at`.
 #[inline(always)]
-fn line(buf: &[u8], at: usize, start: u64) -> Result<(Field, usize), Stop> {
+fn line(buf: &[u8], at: usize, start: [u64; 3]) -> Result<(Field, usize), Stop> {
     let (colon, id) = name(buf, at, start)?;
     let (value, next) = value(buf, colon + 1)?;
     let name = Span::new(at, colon);
@@ -171,54 +174,38 @@ fn line(buf: &[u8], at: usize, start: u64) -> Result<(Field, usize), Stop> {
 
 /// Where the name that starts at `at` ends, and which it is.
 ///
-/// A name that is in the table is sound; others are looked at in whole words; only what has bytes
-/// besides letters, digits, dash and underscore, or is very long, goes through `name_end`.
+/// A name that is in the table is sound; others are looked at in blocks; only what has bytes
+/// besides letters, digits, dash and underscore, or is longer than 23, goes through `name_end`.
 #[inline(always)]
-fn name(buf: &[u8], at: usize, start: u64) -> Result<(usize, FieldName), Stop> {
-    let mut words = [start, 0, 0];
-    let mut len = scan::first(scan::equal(start, b':'));
-    let (last, kept) = match len {
-        0 => return Err(refuse(400, "empty field name")),
-        1..8 => (start, len),
-        _ => {
-            let second = scan::load(buf, at + 8);
-            len = 8 + scan::first(scan::equal(second, b':'));
-            if len == 16 {
-                return long_name(buf, at, [start, second]);
-            }
-            let kept = len - 8;
-            words = [start, scan::keep_or_none(second, kept), 0];
-            (second, kept)
-        }
+fn name(buf: &[u8], at: usize, [low, mid, high]: [u64; 3]) -> Result<(usize, FieldName), Stop> {
+    let [in_low, in_mid, in_high] = [low, mid, high].map(|word| scan::equal_or_high(word, b':'));
+    let len = if in_low != 0 {
+        scan::first(in_low)
+    } else if in_mid != 0 {
+        8 + scan::first(in_mid)
+    } else if in_high != 0 {
+        16 + scan::first(in_high)
+    } else {
+        return Ok((name_end(buf, at)?, FieldName::Other));
     };
-    if len < 8 {
-        words = [scan::keep(start, len), 0, 0];
+    let colon = at + len;
+    let last = buf.get(colon.wrapping_sub(2)..colon);
+    let id = FieldName::lookup([low, mid, high], len, last.unwrap_or_default());
+    if id == FieldName::Other && !(buf.get(colon) == Some(&b':') && is_plain(buf, at, len)) {
+        name_end(buf, at)?;
     }
-    let id = FieldName::lookup(words, len);
-    if id == FieldName::Other {
-        let first_plain = len < 8 || scan::is_plain_token(start, 8);
-        if !(first_plain && (kept == 0 || scan::is_plain_token(last, kept))) {
-            name_end(buf, at)?;
-        }
-    }
-    Ok((at + len, id))
+    Ok((colon, id))
 }
 
-/// As `name` does for names of sixteen bytes and more, and for all without a colon.
-#[inline(never)]
-fn long_name(buf: &[u8], at: usize, [low, mid]: [u64; 2]) -> Result<(usize, FieldName), Stop> {
-    let high = scan::load(buf, at + 16);
-    let len = scan::first(scan::equal(high, b':'));
-    let plain = scan::is_plain_token(low, 8)
-        && scan::is_plain_token(mid, 8)
-        && (len == 0 || scan::is_plain_token(high, len));
-    if len == 8 || !plain {
-        let colon = name_end(buf, at)?;
-        let name = buf.get(at..colon).unwrap_or_default();
-        return Ok((colon, FieldName::from_bytes(name)));
+/// The name, of 1 to 23 bytes, is of letters, digits, dash and underscore.
+#[inline(always)]
+fn is_plain(buf: &[u8], at: usize, len: usize) -> bool {
+    match len {
+        0 => false,
+        1..=16 => scan::is_plain_block(buf, at, len),
+        // Two blocks that overlap.
+        _ => scan::is_plain_block(buf, at, 16) && scan::is_plain_block(buf, at + len - 16, 16),
     }
-    let words = [low, mid, scan::keep_or_none(high, len)];
-    Ok((at + 16 + len, FieldName::lookup(words, 16 + len)))
 }
 
 /// Byte by byte to the colon: the judge of every name that is not made of plain letters.
@@ -229,6 +216,7 @@ fn name_end(buf: &[u8], at: usize) -> Result<usize, Stop> {
         end += match buf.get(end) {
             Some(&byte) if is_token_byte(byte) => 1,
             Some(b':') if end > at => return Ok(end),
+            Some(b':') => return Err(refuse(400, "empty field name")),
             Some(b' ' | b'\t') if end == at => return Err(refuse(400, "folded field line")),
             Some(b' ' | b'\t') => return Err(refuse(400, "space in a field name")),
             Some(b'\r' | b'\n') => return Err(refuse(400, "field line without a colon")),
@@ -254,7 +242,17 @@ fn value(buf: &[u8], mut start: usize) -> Result<(Span, usize), Stop> {
 
 /// Where the CRLF of a line of text stands (field value, reason phrase).
 #[inline(always)]
-pub(super) fn line_end(buf: &[u8], mut at: usize) -> Result<usize, Stop> {
+pub(super) fn line_end(buf: &[u8], at: usize) -> Result<usize, Stop> {
+    let end = scan::unprintable(buf, at);
+    match buf.get(end..end + 2) {
+        Some(b"\r\n") => Ok(end),
+        _ => odd_line_end(buf, end),
+    }
+}
+
+/// Goes on from `at` in a line that is not all printable ASCII.
+#[inline(never)]
+fn odd_line_end(buf: &[u8], mut at: usize) -> Result<usize, Stop> {
     loop {
         at = scan::control(buf, at);
         match buf.get(at) {
@@ -275,8 +273,11 @@ pub(super) fn line_end(buf: &[u8], mut at: usize) -> Result<usize, Stop> {
 /// RFC 9110 §5.6.2 `tchar`.
 #[inline]
 #[must_use]
+#[expect(
+    clippy::indexing_slicing,
+    reason = "the table is made while compiling; a byte is within it"
+)]
 pub(super) const fn is_token_byte(byte: u8) -> bool {
-    #[expect(clippy::indexing_slicing, reason = "evaluated by the compiler")]
     const TABLE: [bool; 256] = {
         let mut table = [false; 256];
         let mut byte = 0u8;
@@ -293,10 +294,6 @@ pub(super) const fn is_token_byte(byte: u8) -> bool {
             byte += 1;
         }
     };
-    #[expect(
-        clippy::indexing_slicing,
-        reason = "a byte is always within a table of 256"
-    )]
     TABLE[byte as usize]
 }
 
@@ -372,11 +369,16 @@ impl FieldName {
     /// The name in any case.
     #[must_use]
     pub fn from_bytes(name: &[u8]) -> Self {
-        if name.len() > 24 {
+        if name.len() >= 24 {
             return Self::Other;
         }
-        let words = [0, 8, 16].map(|at| scan::load(name, at));
-        Self::lookup(words, name.len())
+        let mut text = [0; 24];
+        let with_colon = name.iter().chain(b":");
+        for (slot, byte) in text.iter_mut().zip(with_colon) {
+            *slot = *byte;
+        }
+        let last = name.last_chunk::<2>().map_or(&[][..], |last| last);
+        Self::lookup(scan::load_three(&text, 0), name.len(), last)
     }
 
     /// As Go's `textproto.CanonicalMIMEHeaderKey` writes it; empty for [`FieldName::Other`].
@@ -397,36 +399,41 @@ impl FieldName {
         1 << self as u32
     }
 
-    /// `words` are the bytes of the name, little-endian, zeros behind them.
+    /// The name whose bytes and the colon behind them are the start of `words` (little-endian);
+    /// `len` of them, of which `last` are the last two.
     #[inline(always)]
-    fn lookup(words: [u64; 3], len: usize) -> Self {
-        const LETTER: u64 = 0x4040_4040_4040_4040;
-        let slot = &SLOTS
-            .get(slot_of(words, len))
-            .copied()
-            .unwrap_or(Slot::EMPTY);
-        // Bytes at or above 0x40 are letters here: they may differ in the bit of the case alone.
-        // All others (the dash) must be the same: a CR differs from a dash in just that bit.
-        let differs = |word: u64, known: u64| (word ^ known) & !((known & LETTER) >> 1);
-        let [a, b, c] = words;
-        let [x, y, z] = slot.words;
-        let same = (differs(a, x) | differs(b, y) | differs(c, z)) == 0 && slot.len == len as u64;
-        if same { slot.id } else { Self::Other }
+    fn lookup(words: [u64; 3], len: usize, last: &[u8]) -> Self {
+        let [low, mid, high] = words;
+        let last = match last {
+            [a, b] => u16::from_le_bytes([*a, *b]),
+            _ => 0,
+        };
+        let Some(slot) = SLOTS.get(slot_of(low as u16, last, len)) else {
+            return Self::Other;
+        };
+        let [a, b, c] = slot.words;
+        let [x, y, z] = slot.masks;
+        match (low ^ a) & x | (mid ^ b) & y | (high ^ c) & z {
+            0 => slot.id,
+            _ => Self::Other,
+        }
     }
 }
 
-/// One name in the hash table.
+/// One name in the hash table, with its colon.
 #[derive(Clone, Copy)]
 struct Slot {
     words: [u64; 3],
-    len: u64,
+    /// Which bits count: all but the case of letters, none behind the colon.
+    masks: [u64; 3],
     id: FieldName,
 }
 
 impl Slot {
+    /// Matches everything, as no known name.
     const EMPTY: Self = Self {
         words: [0; 3],
-        len: 0,
+        masks: [0; 3],
         id: FieldName::Other,
     };
 }
@@ -434,28 +441,34 @@ impl Slot {
 const SLOT_BITS: u32 = 7;
 
 /// Every name alone in its slot; adding a name may call for another multiplier in [`slot_of`].
-#[expect(clippy::indexing_slicing, reason = "evaluated by the compiler")]
+#[expect(clippy::indexing_slicing, reason = "the table is made while compiling")]
 static SLOTS: [Slot; 1 << SLOT_BITS] = {
-    const _: () = assert!(NAMES.len() < 64);
+    assert!(NAMES.len() < 64);
     let mut slots = [Slot::EMPTY; 1 << SLOT_BITS];
     let mut i = 0;
     while i < NAMES.len() {
         let (text, id) = NAMES[i];
-        assert!(id as usize == i);
-        let bytes = text.as_bytes();
-        let mut words = [0u64; 3];
+        let text = text.as_bytes();
+        assert!(id as usize == i && text.len() >= 2 && text.len() < 24);
+        let mut slot = Slot { id, ..Slot::EMPTY };
         let mut at = 0;
-        while at < bytes.len() {
-            words[at / 8] |= (bytes[at] as u64) << (8 * (at % 8));
+        while at <= text.len() {
+            // A letter may differ in the bit of its case. Anything else must be the same: a CR
+            // differs from a dash in just that bit.
+            let (byte, mask) = match at == text.len() {
+                true => (b':', 0xff),
+                false if text[at].is_ascii_alphabetic() => (text[at], 0xdf),
+                false => (text[at], 0xff),
+            };
+            slot.words[at / 8] |= (byte as u64) << (8 * (at % 8));
+            slot.masks[at / 8] |= mask << (8 * (at % 8));
             at += 1;
         }
-        let slot = slot_of(words, bytes.len());
-        assert!(slots[slot].len == 0, "two names in one slot");
-        slots[slot] = Slot {
-            words,
-            len: bytes.len() as u64,
-            id,
-        };
+        let first = u16::from_le_bytes([text[0], text[1]]);
+        let last = u16::from_le_bytes([text[text.len() - 2], text[text.len() - 1]]);
+        let place = slot_of(first, last, text.len());
+        assert!(slots[place].masks[0] == 0, "two names in one slot");
+        slots[place] = slot;
         i += 1;
     }
     slots
@@ -463,13 +476,9 @@ static SLOTS: [Slot; 1 << SLOT_BITS] = {
 
 /// Case-blind by leaving out bit 5. The multiplier was found by trying odd random ones.
 #[inline(always)]
-const fn slot_of(words: [u64; 3], len: usize) -> usize {
-    const CASE: u64 = !0x2020_2020_2020_2020;
-    let [a, b, _] = words;
-    let mixed = (a & CASE) ^ ((b & CASE) << 1);
-    let hash = mixed
-        .wrapping_add(len as u64)
-        .wrapping_mul(0x06af_709d_8461_a2a7);
+const fn slot_of(first: u16, last: u16, len: usize) -> usize {
+    let ends = (first as u64 | (last as u64) << 16) & 0xdfdf_dfdf;
+    let hash = (ends | (len as u64) << 32).wrapping_mul(0xb606_7e96_4e25_e87b);
     (hash >> (64 - SLOT_BITS)) as usize
 }
 

@@ -83,10 +83,10 @@ impl Connection {
         for field in fields.all(FieldName::Connection) {
             for option in list(field, buf) {
                 let text = option.of(buf);
-                if text.eq_ignore_ascii_case(b"close") {
-                    close = true;
-                } else if text.eq_ignore_ascii_case(b"keep-alive") {
+                if text.eq_ignore_ascii_case(b"keep-alive") {
                     keep_alive = true;
+                } else if text.eq_ignore_ascii_case(b"close") {
+                    close = true;
                 } else if text.eq_ignore_ascii_case(b"upgrade") {
                     upgrade = true;
                 } else {

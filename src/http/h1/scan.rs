@@ -5,7 +5,8 @@
 //! takes for its end: a result at or past `buf.len()` means that the buffer ran out.
 //!
 //! Classes marked *lowest* are right up to and including their first lane; a borrow may set
-//! lanes above it. That is enough to find the first, and costs half of an exact one.
+//! lanes above it. That is enough to find the first, and costs half of an exact one. Classes marked
+//! *rough* also take in bytes from 0x80 on: whoever uses one looks at the byte that it found.
 
 const ONES: u64 = 0x0101_0101_0101_0101;
 const TOPS: u64 = 0x80 * ONES;
@@ -42,19 +43,10 @@ pub(super) const fn first(class: u64) -> usize {
     class.trailing_zeros() as usize / 8
 }
 
-/// All bytes of `word` below lane `len` (1..=8), zeros above.
+/// Lowest: controls (TAB too) and DEL.
 #[inline(always)]
-pub(super) const fn keep(word: u64, len: usize) -> u64 {
-    word & u64::MAX >> (64 - 8 * len)
-}
-
-/// As [`keep`], for `len` from zero.
-#[inline(always)]
-pub(super) const fn keep_or_none(word: u64, len: usize) -> u64 {
-    match len {
-        0 => 0,
-        _ => keep(word, len),
-    }
+const fn controls(word: u64) -> u64 {
+    below(word, 0x20) | equal(word, 0x7f)
 }
 
 /// Lowest: lanes equal to `byte`.
@@ -86,21 +78,93 @@ pub(super) const fn plain_token(word: u64) -> u64 {
     letters | digits | within(word, b'-', b'-') | within(word, b'_', b'_')
 }
 
-/// The lanes below `len` are all of [`plain_token`].
+/// The lanes below `len` (1..=8) are all of [`plain_token`].
 #[inline(always)]
 pub(super) const fn is_plain_token(word: u64, len: usize) -> bool {
-    keep(!plain_token(word) & TOPS, len) == 0
+    !plain_token(word) & TOPS & (u64::MAX >> (64 - 8 * len)) == 0
 }
 
-/// Lowest: controls (TAB too) and DEL.
+/// The first `len` (1..=16) bytes at `at` are all of [`plain_token`].
 #[inline(always)]
-const fn controls(word: u64) -> u64 {
-    below(word, 0x20) | equal(word, 0x7f)
+pub(super) fn is_plain_block(buf: &[u8], at: usize, len: usize) -> bool {
+    match buf.get(at..).and_then(<[u8]>::first_chunk::<16>) {
+        // One fold without a branch: see `skip`.
+        Some(block) => {
+            let mut all = true;
+            for (lane, &byte) in (0u8..).zip(block) {
+                let letter = (byte | 0x20).wrapping_sub(b'a') < 26;
+                let digit = byte.wrapping_sub(b'0') < 10;
+                let mark = (byte == b'-') | (byte == b'_');
+                all &= letter | digit | mark | (lane >= len as u8);
+            }
+            all
+        }
+        None => {
+            is_plain_token(load(buf, at), len.min(8))
+                && (len <= 8 || is_plain_token(load(buf, at + 8), len - 8))
+        }
+    }
 }
+
+/// Rough, lowest: lanes equal to `byte`, which is below 0x80.
+#[inline(always)]
+pub(super) const fn equal_or_high(word: u64, byte: u8) -> u64 {
+    (word ^ (byte as u64 * ONES)).wrapping_sub(ONES) & TOPS
+}
+
+/// The byte in the first lane of `class`, which is not empty.
+#[inline(always)]
+pub(super) const fn byte_at(word: u64, class: u64) -> u8 {
+    (word >> (class.trailing_zeros() & 0x38)) as u8
+}
+
+/// The 24 bytes from `at`, zeros where the buffer has ended.
+#[inline(always)]
+pub(super) fn load_three(buf: &[u8], at: usize) -> [u64; 3] {
+    let block = buf.get(at..).and_then(<[u8]>::first_chunk::<24>);
+    match block.map(|block| block.as_chunks::<8>().0) {
+        Some([low, mid, high]) => [
+            u64::from_le_bytes(*low),
+            u64::from_le_bytes(*mid),
+            u64::from_le_bytes(*high),
+        ],
+        _ => load_three_tail(buf, at),
+    }
+}
+
+#[inline(never)]
+fn load_three_tail(buf: &[u8], at: usize) -> [u64; 3] {
+    [load(buf, at), load(buf, at + 8), load(buf, at + 16)]
+}
+
+/// First byte at or after `at` that is a control (TAB too), DEL, or perhaps of 0x80 and more.
+///
+/// Cost: nine instructions for eight bytes of ordinary text; long texts go on in blocks.
+#[inline(always)]
+pub(super) fn unprintable(buf: &[u8], at: usize) -> usize {
+    let rough = |word: u64| (word.wrapping_sub(0x20 * ONES) | word.wrapping_add(ONES)) & TOPS;
+    let mut rest = buf.get(at..).unwrap_or_default();
+    for _ in 0..LONG_BYTES / 8 {
+        let Some((word, behind)) = rest.split_first_chunk::<8>() else {
+            let at = buf.len() - rest.len();
+            return at + first(controls(load_tail(buf, at)));
+        };
+        let found = rough(u64::from_le_bytes(*word));
+        if found != 0 {
+            return buf.len() - rest.len() + first(found);
+        }
+        rest = behind;
+    }
+    control(buf, buf.len() - rest.len())
+}
+
+/// From this length on, blocks are cheaper than words.
+const LONG_BYTES: usize = 48;
 
 /// First byte at or after `at` that is a control (TAB too) or DEL.
-#[inline(always)]
-pub(super) fn control(buf: &[u8], mut at: usize) -> usize {
+#[inline(never)]
+pub(super) fn control(buf: &[u8], at: usize) -> usize {
+    let mut at = skip(buf, at, |byte| (byte < 0x20) | (byte == 0x7f));
     loop {
         let found = controls(load(buf, at));
         if found != 0 {
@@ -110,42 +174,87 @@ pub(super) fn control(buf: &[u8], mut at: usize) -> usize {
     }
 }
 
-/// Where the target of a request line ends, and what is remarkable in it.
+/// Steps over blocks of sixteen bytes in which no byte `ends` the run.
+///
+/// Written as one fold without a branch, so that it becomes a handful of vector instructions.
+#[inline(always)]
+fn skip(buf: &[u8], at: usize, ends: impl Fn(u8) -> bool) -> usize {
+    let mut rest = buf.get(at..).unwrap_or_default();
+    let len = rest.len();
+    while let Some((block, behind)) = rest.split_first_chunk::<16>() {
+        if block.iter().fold(false, |any, &byte| any | ends(byte)) {
+            break;
+        }
+        rest = behind;
+    }
+    at + (len - rest.len())
+}
+
+/// Where the path and the whole of a request target end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Target {
     /// First byte that cannot be part of it: space, control or DEL.
     pub(super) end: usize,
     /// First `?`; equal to `end` when there is none.
-    pub(super) query_at: usize,
-    /// A `%` or a backslash occurs (anywhere).
-    pub(super) odd: bool,
+    pub(super) path_end: usize,
+    /// The path has a `%` or a backslash; or perhaps a byte of 0x80 and more.
+    pub(super) is_odd: bool,
 }
 
 /// Finds the end of the request target that starts at `at`.
 #[inline(always)]
-pub(super) fn target(buf: &[u8], mut at: usize) -> Target {
-    let mut query_at = usize::MAX;
-    let mut odds = 0;
+pub(super) fn target(buf: &[u8], at: usize) -> Target {
+    let is_end = |byte: u8| (byte <= b' ') | (byte == 0x7f) | (byte == b'?');
+    let is_odd = |byte: u8| (byte == b'%') | (byte == b'\\');
+    let mut found_odd = false;
+    let mut rest = buf.get(at..).unwrap_or_default();
+    while let Some((block, behind)) = rest.split_first_chunk::<16>() {
+        if block.iter().fold(false, |any, &byte| any | is_end(byte)) {
+            break;
+        }
+        found_odd |= block.iter().fold(false, |any, &byte| any | is_odd(byte));
+        rest = behind;
+    }
+    let mut at = buf.len() - rest.len();
     loop {
         let word = load(buf, at);
-        let stops = below(word, 0x21) | equal(word, 0x7f);
-        // All bits below the first stop; all of them when there is none.
-        let before = stops.wrapping_sub(1) & !stops;
-        let queries = equal(word, b'?') & before;
-        odds |= (equal(word, b'%') | equal(word, b'\\')) & before;
-        if queries != 0 && query_at == usize::MAX {
-            query_at = at + first(queries);
+        let ends = below(word, 0x21) | equal(word, 0x7f) | equal(word, b'?');
+        let odd = equal_or_high(word, b'%') | equal_or_high(word, b'\\');
+        found_odd |= odd & below_first(ends) != 0;
+        if ends == 0 {
+            at += 8;
+            continue;
         }
-        if stops != 0 {
-            let end = at + first(stops);
-            return Target {
-                end,
-                query_at: query_at.min(end),
-                odd: odds != 0,
-            };
+        let path_end = at + first(ends);
+        return Target {
+            end: match byte_at(word, ends) {
+                b'?' => target_end(buf, path_end),
+                _ => path_end,
+            },
+            path_end,
+            is_odd: found_odd,
+        };
+    }
+}
+
+/// First space, control or DEL at or after `at`.
+#[inline(always)]
+fn target_end(buf: &[u8], at: usize) -> usize {
+    let mut at = skip(buf, at, |byte| (byte <= b' ') | (byte == 0x7f));
+    loop {
+        let word = load(buf, at);
+        let ends = below(word, 0x21) | equal(word, 0x7f);
+        if ends != 0 {
+            return at + first(ends);
         }
         at += 8;
     }
+}
+
+/// All bits below the first lane of `class`; all of them when it is empty.
+#[inline(always)]
+const fn below_first(class: u64) -> u64 {
+    class.wrapping_sub(1) & !class
 }
 
 #[cfg(test)]
@@ -223,13 +332,11 @@ mod tests {
                 .iter()
                 .position(|&b| b <= b' ' || b == 0x7f)
                 .unwrap_or(buf.len());
-            let inside = &buf[..end];
-            let expected = Target {
-                end,
-                query_at: inside.iter().position(|&b| b == b'?').unwrap_or(end),
-                odd: inside.iter().any(|b| b"%\\".contains(b)),
-            };
-            assert_eq!(target(buf, 0), expected, "{text:?}");
+            let path_end = buf[..end].iter().position(|&b| b == b'?').unwrap_or(end);
+            let found = target(buf, 0);
+            assert_eq!((found.end, found.path_end), (end, path_end), "{text:?}");
+            let is_odd = buf[..path_end].iter().any(|b| b"%\\".contains(b));
+            assert!(found.is_odd == is_odd || !text.is_ascii(), "{text:?}");
         }
         for n in 0..40 {
             let fill = "a".repeat(n);

@@ -23,7 +23,6 @@ pub const SECRET: &str = "black-box-secret";
 pub struct Setup {
     conf: Value,
     apis: Vec<Value>,
-    files: Vec<(String, String)>,
     env: Vec<(String, String)>,
     binary: Option<PathBuf>,
     descriptors: Option<u32>,
@@ -35,7 +34,6 @@ impl Setup {
         Self {
             conf: json!({}),
             apis: Vec::new(),
-            files: Vec::new(),
             env: Vec::new(),
             binary: None,
             descriptors: None,
@@ -70,12 +68,6 @@ impl Setup {
         self
     }
 
-    /// A further file in the gateway's folder.
-    pub fn file(mut self, name: &str, text: &str) -> Self {
-        self.files.push((name.to_owned(), text.to_owned()));
-        self
-    }
-
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.to_owned(), value.to_owned()));
         self
@@ -94,6 +86,10 @@ impl Setup {
     }
 
     /// Without this, a panic in the gateway's log fails the test, even when the gateway caught it.
+    #[cfg_attr(
+        not(feature = "fault-injection"),
+        allow(dead_code, reason = "a panic can be asked for in that build alone")
+    )]
     pub fn panics_expected(mut self) -> Self {
         self.panics_expected = true;
         self
@@ -165,9 +161,6 @@ impl Setup {
         for api in &self.apis {
             let id = api["api_id"].as_str().expect("an id");
             write(&format!("apps/{id}.json"), &pretty(api));
-        }
-        for (name, text) in &self.files {
-            write(name, text);
         }
         let binary = self.binary.clone().unwrap_or_else(built_binary);
         let log = fs::File::create(dir.path().join("gateway.log")).expect("a log file");

@@ -8,13 +8,16 @@ use std::{
     net::TcpStream,
 };
 
+/// Sees bytes as they come.
+pub type Tap = Box<dyn FnMut(&[u8]) + Send>;
+
 /// Reads a stream into a buffer and takes messages off its front.
 pub struct Inbox {
     pub stream: TcpStream,
     /// Bytes read and not yet taken.
     pub buf: Vec<u8>,
     /// Sees every byte as it comes off the socket.
-    pub tap: Option<Box<dyn FnMut(&[u8]) + Send>>,
+    pub tap: Option<Tap>,
 }
 
 /// Why a message could not be taken.
@@ -103,14 +106,6 @@ impl Response {
 
     pub fn field(&self, name: &str) -> Option<&str> {
         first(&self.fields, name)
-    }
-
-    pub fn fields_named(&self, name: &str) -> Vec<&str> {
-        self.fields
-            .iter()
-            .filter(|(n, _)| n.eq_ignore_ascii_case(name))
-            .map(|(_, v)| v.as_str())
-            .collect()
     }
 
     /// The body as text.

@@ -182,6 +182,11 @@ impl Peer {
         self.body(&mut req).then_some(req)
     }
 
+    /// Closes when no byte comes for so long, as a server with a short keep-alive does.
+    pub fn idle_limit(&mut self, span: Duration) {
+        let _ = self.inbox.stream.set_read_timeout(Some(span));
+    }
+
     /// Reads a request head; answers 100 when it is expected.
     pub fn head(&mut self) -> Option<Request> {
         let taken = self.inbox.request_head();
@@ -239,11 +244,6 @@ impl Peer {
                 Err(_) => return self.ended(Ended::Reset),
             }
         }
-    }
-
-    /// Closes for writing; the gateway sees the end of the stream.
-    pub fn half_close(&mut self) {
-        let _ = self.inbox.stream.shutdown(Shutdown::Write);
     }
 
     pub fn close(&mut self) {

@@ -191,18 +191,15 @@ impl RequestHead {
             Some(_) => return Err(refuse(400, "control character in the request line")),
         }
         self.target = Span::new(target_at, found.end);
-        self.path = Span::new(target_at, found.query_at);
-        self.query = match found.query_at < found.end {
-            true => Some(Span::new(found.query_at + 1, found.end)),
+        self.path = Span::new(target_at, found.path_end);
+        self.query = match found.path_end < found.end {
+            true => Some(Span::new(found.path_end + 1, found.end)),
             false => None,
         };
         self.authority = None;
         self.is_asterisk = false;
-        if buf.get(target_at) != Some(&b'/') {
-            self.read_other_form(buf, target_at, found)?;
-        }
-        if found.odd {
-            check_path(self.path.of(buf))?;
+        if found.is_odd || buf.get(target_at) != Some(&b'/') {
+            self.read_odd_target(buf)?;
         }
         let version_at = found.end + 1;
         self.version_minor = match buf.get(version_at..version_at + 10) {
@@ -212,18 +209,27 @@ impl RequestHead {
         Ok(version_at + 10)
     }
 
-    /// Asterisk-form and absolute-form (RFC 9112 §3.2.2, §3.2.4).
+    /// A target with an escape, and one that is not in origin-form.
     #[inline(never)]
-    fn read_other_form(&mut self, buf: &[u8], at: usize, found: scan::Target) -> Result<(), Stop> {
+    fn read_odd_target(&mut self, buf: &[u8]) -> Result<(), Stop> {
+        if !self.target.of(buf).starts_with(b"/") {
+            self.read_other_form(buf)?;
+        }
+        check_path(self.path.of(buf))
+    }
+
+    /// Asterisk-form and absolute-form (RFC 9112 §3.2.2, §3.2.4); `path` is all before the query.
+    fn read_other_form(&mut self, buf: &[u8]) -> Result<(), Stop> {
         let target = self.target.of(buf);
         if target == b"*" {
             self.is_asterisk = true;
             return Ok(());
         }
+        let before_query = self.path.of(buf);
         let scheme = [b"http://".as_slice(), b"https://"]
             .into_iter()
             .find(|&scheme| {
-                let start = target.get(..scheme.len()).unwrap_or_default();
+                let start = before_query.get(..scheme.len()).unwrap_or_default();
                 start.eq_ignore_ascii_case(scheme)
             });
         let Some(scheme) = scheme else {
@@ -232,19 +238,21 @@ impl RequestHead {
                 "request target is neither a path nor an http URI",
             ));
         };
-        let authority_at = at + scheme.len();
-        let before_query = Span::new(authority_at, found.query_at).of(buf);
-        let len = memchr::memchr(b'/', before_query).unwrap_or(before_query.len());
+        let behind = before_query.get(scheme.len()..).unwrap_or_default();
+        let len = memchr::memchr(b'/', behind).unwrap_or(behind.len());
+        let authority_at = self.path.at as usize + scheme.len();
         let path_at = authority_at + len;
+        let path_end = authority_at + behind.len();
         let authority = Span::new(authority_at, path_at);
         // RFC 9110 §4.2.1: an http URI with an empty host is invalid; §4.2.4: so is userinfo.
         if authority.len == 0 || !is_host(authority.of(buf)) {
             return Err(refuse(400, "request target with an invalid host"));
         }
         self.authority = Some(authority);
-        self.path = Span::new(path_at, found.query_at);
+        self.path = Span::new(path_at, path_end);
         // RFC 9112 §3.2.4: OPTIONS without path and query is what `*` says to the last hop.
-        self.is_asterisk = self.method == Method::Options && path_at == found.end;
+        let is_bare = path_at == path_end && self.query.is_none();
+        self.is_asterisk = self.method == Method::Options && is_bare;
         Ok(())
     }
 
@@ -258,7 +266,7 @@ impl RequestHead {
                 return Err(refuse(400, "more than one Host or an invalid one"));
             }
             None if self.version_minor > 0 => return Err(refuse(400, "no Host")),
-            Some(_) | None => {}
+            _ => {}
         }
         // RFC 9112 §3.2.2: the received Host is ignored when the target has an authority.
         self.host = self.authority.or(host);
@@ -437,40 +445,46 @@ fn check_path(path: &[u8]) -> Result<(), Stop> {
 /// A comma is refused although a registered name may have one: it is what joins two Host fields.
 fn is_host(text: &[u8]) -> bool {
     let is_port = |text: &[u8]| text.iter().all(u8::is_ascii_digit) && text.len() <= 5;
-    match text.iter().position(|&byte| !is_name_byte(byte)) {
-        None => true,
-        Some(0) => match text.strip_prefix(b"[") {
-            // An IPv6 address.
-            Some(rest) => match rest.iter().position(|&byte| byte == b']') {
-                Some(end) if end > 0 => {
-                    let (address, after) = rest.split_at(end);
-                    let of_address = |&byte: &u8| byte.is_ascii_hexdigit() || b":.".contains(&byte);
-                    address.iter().all(of_address)
-                        && match after {
-                            [b']'] => true,
-                            [b']', b':', port @ ..] => is_port(port),
-                            _ => false,
-                        }
-                }
-                _ => false,
-            },
-            None => false,
-        },
-        Some(end) => match text.split_at_checked(end) {
-            Some((_, [b':', port @ ..])) => is_port(port),
+    match text.iter().fold(0, |kinds, &byte| kinds | host_byte(byte)) {
+        0 => true,
+        COLON => match text.iter().position(|&byte| byte == b':') {
+            Some(end) if end > 0 => is_port(text.get(end + 1..).unwrap_or_default()),
             _ => false,
         },
+        // An IPv6 address, or no host at all.
+        _ => {
+            let Some((address, after)) = text
+                .strip_prefix(b"[")
+                .and_then(|rest| rest.split_at_checked(memchr::memchr(b']', rest)?))
+            else {
+                return false;
+            };
+            let is_sound = |&byte: &u8| byte.is_ascii_hexdigit() || b":.".contains(&byte);
+            let is_address = !address.is_empty() && address.iter().all(is_sound);
+            match after {
+                [b']'] => is_address,
+                [b']', b':', port @ ..] => is_address && is_port(port),
+                _ => false,
+            }
+        }
     }
 }
 
-/// A byte of a registered name, comma excepted.
-const fn is_name_byte(byte: u8) -> bool {
-    #[expect(clippy::indexing_slicing, reason = "evaluated by the compiler")]
-    const TABLE: [bool; 256] = {
-        let mut table = [false; 256];
+/// A colon, in [`host_byte`].
+const COLON: u8 = 1;
+
+/// 0 for a byte of a registered name, comma excepted.
+#[inline(always)]
+#[expect(
+    clippy::indexing_slicing,
+    reason = "the table is made while compiling; a byte is within it"
+)]
+const fn host_byte(byte: u8) -> u8 {
+    const TABLE: [u8; 256] = {
+        let mut table = [2; 256];
         let mut byte = 0u8;
         while byte < 0x80 {
-            table[byte as usize] = byte.is_ascii_alphanumeric()
+            let is_name = byte.is_ascii_alphanumeric()
                 || matches!(
                     byte,
                     b'-' | b'.'
@@ -488,14 +502,14 @@ const fn is_name_byte(byte: u8) -> bool {
                         | b';'
                         | b'='
                 );
+            if is_name {
+                table[byte as usize] = 0;
+            }
             byte += 1;
         }
+        table[b':' as usize] = COLON;
         table
     };
-    #[expect(
-        clippy::indexing_slicing,
-        reason = "a byte is always within a table of 256"
-    )]
     TABLE[byte as usize]
 }
 
