@@ -26,9 +26,6 @@ pub struct Options {
     pub quickstart: bool,
 }
 
-/// Where the embedded store lies when nothing is said.
-const STATE_DIR: &str = "/var/lib/penstock";
-
 /// Serves until a signal ends the process.
 #[must_use]
 pub fn run(options: Options) -> ExitCode {
@@ -86,13 +83,7 @@ fn start(options: Options) -> Result<(), String> {
 }
 
 fn state_dir(config: &Config) -> PathBuf {
-    if matches!(config.storage.store_kind(), Some(StoreKind::Embedded))
-        && config.penstock.store_path.is_empty()
-        && std::fs::create_dir_all(STATE_DIR).is_err()
-    {
-        return std::env::temp_dir().join("penstock");
-    }
-    PathBuf::from(STATE_DIR)
+    config.penstock.store_dir(&std::env::vars().collect())
 }
 
 /// As many descriptors as the system allows: each connection needs one or two.
