@@ -3,7 +3,7 @@
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use crate::{
-    config::{Config, IoDriver, Loaded, StoreKind},
+    config::{Config, IoDriver, Loaded},
     exchange::Settings,
     gateway::snapshot::ErrorResponses,
     http::h1,
