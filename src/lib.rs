@@ -4,6 +4,14 @@
 //! the table). `ARCHITECTURE.md` tells the life of a request.
 
 #![deny(unsafe_code)]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::disallowed_methods,
+        clippy::disallowed_types,
+        reason = "tests block and measure on threads of their own; the bans protect the shards"
+    )
+)]
 
 // 0 ground
 pub mod error;

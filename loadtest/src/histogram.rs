@@ -61,7 +61,7 @@ fn index(value: u64) -> usize {
     if value < STEPS {
         return value as usize;
     }
-    let power = 63 - value.leading_zeros() - STEP_BITS;
+    let power = value.ilog2() - STEP_BITS;
     let step = (value >> power) - STEPS;
     ((u64::from(power) + 1) * STEPS + step) as usize
 }

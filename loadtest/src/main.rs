@@ -1,5 +1,11 @@
 //! Load and availability tests of a gateway beside nginx, HAProxy and Tyk; see README.md in this folder.
 #![deny(unsafe_code)]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "threads of this program block and measure; the bans protect the gateway's shards"
+)]
+#![allow(unreachable_pub, reason = "nobody is outside of a program")]
 
 mod availability;
 mod client;
@@ -16,7 +22,7 @@ mod rng;
 mod run;
 mod scenario;
 mod stats;
-#[allow(unsafe_code)]
+#[allow(unsafe_code, reason = "system calls are made here alone")]
 mod sys;
 mod traffic;
 mod ws;

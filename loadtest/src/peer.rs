@@ -285,15 +285,15 @@ impl Prepared {
     /// Starts the process and returns once the target API answers and the set-up calls are made.
     pub fn start(&self) -> io::Result<Option<Running>> {
         let running = self.spawn()?;
-        self.await_ready(&running)?;
+        self.await_ready(running.as_ref())?;
         Ok(running)
     }
 
     /// Waits until the target API answers (or, with set-up calls, until they succeed and it then does).
-    pub fn await_ready(&self, running: &Option<Running>) -> io::Result<()> {
+    pub fn await_ready(&self, running: Option<&Running>) -> io::Result<()> {
         let limit = Duration::from_secs(30);
         let explain = |e: io::Error| {
-            let log = running.as_ref().map(Running::log_tail).unwrap_or_default();
+            let log = running.map(Running::log_tail).unwrap_or_default();
             io::Error::new(e.kind(), format!("{}: {e}\n{log}", self.name))
         };
         let auth = [("x-tyk-authorization", SECRET)];

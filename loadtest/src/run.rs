@@ -151,7 +151,7 @@ fn adapt(scenario: &mut Scenario, settings: &Settings, notes: &mut Vec<String>) 
                         subject: "penstock".to_owned(),
                         against: "before".to_owned(),
                         figure: (*figure).to_owned(),
-                        by: Default::default(),
+                        by: crate::scenario::By::default(),
                         above: None,
                         at_most: None,
                     }
@@ -500,7 +500,7 @@ fn hold(client: &mut Client, from: usize, to: usize, head: &[u8]) -> io::Result<
 fn start(peer: &mut Peer) -> io::Result<Values> {
     let started = Instant::now();
     let running = peer.prepared.spawn()?;
-    peer.prepared.await_ready(&running)?;
+    peer.prepared.await_ready(running.as_ref())?;
     let took = started.elapsed();
     let Some(running) = running else {
         return Err(io::Error::other("only a process can start"));

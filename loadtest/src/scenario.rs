@@ -145,7 +145,10 @@ pub struct Goal {
 impl Scenario {
     /// Reads a scenario by name (from the committed folder) or by path.
     pub fn load(name_or_path: &str) -> io::Result<Self> {
-        let path = if name_or_path.ends_with(".toml") {
+        let path = if Path::new(name_or_path)
+            .extension()
+            .is_some_and(|e| e == "toml")
+        {
             PathBuf::from(name_or_path)
         } else {
             folder().join(format!("{name_or_path}.toml"))

@@ -270,10 +270,11 @@ pub fn raise_descriptor_limit() -> io::Result<u64> {
 
 /// Sends a signal to one process.
 pub fn kill(pid: i32, signal: i32) -> io::Result<()> {
-    // SAFETY: no pointers. Non-positive ids (groups, everybody) are refused here.
+    // Non-positive ids are groups, or everybody.
     if pid <= 1 {
         return Err(io::Error::other(format!("refusing to signal pid {pid}")));
     }
+    // SAFETY: no pointers.
     check(unsafe { libc::kill(pid, signal) }).map(drop)
 }
 

@@ -78,7 +78,7 @@ pub fn encode(out: &mut Vec<u8>, opcode: u8, payload: &[u8], mask: Option<[u8; 4
     match u16::try_from(payload.len()) {
         Ok(short) if short < 126 => out.push(flag | short as u8),
         length => {
-            out.push(flag | 126);
+            out.push(flag | 0x7e);
             out.extend(length.unwrap_or(u16::MAX).to_be_bytes());
         }
     }

@@ -27,7 +27,7 @@ pub struct Key {
 }
 
 /// A value that `tyk.conf` can hold: a leaf, a list, a map or a section.
-pub trait Field: Default {
+pub(crate) trait Field: Default {
     /// What a reader of an error message should have written.
     const EXPECTS: &'static str;
 
@@ -253,7 +253,7 @@ macro_rules! words {
 pub(super) use {section, words};
 
 /// A value written as one of a few words; declared by [`words!`].
-pub trait Word: Default + Copy {
+pub(crate) trait Word: Default + Copy {
     /// All words, for messages.
     const WORDS: &'static str;
 

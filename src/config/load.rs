@@ -127,7 +127,7 @@ fn unreadable(path: &Path, why: &std::io::Error) -> LoadError {
 fn not_utf8(path: &Path, why: &std::string::FromUtf8Error) -> LoadError {
     let good = why.utf8_error().valid_up_to();
     let before = why.as_bytes().get(..good).unwrap_or_default();
-    let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+    let line = memchr::memchr_iter(b'\n', before).count() + 1;
     let start = before.iter().rposition(|byte| *byte == b'\n');
     LoadError {
         line: u32::try_from(line).unwrap_or(u32::MAX),

@@ -14,7 +14,7 @@ use crate::{config::unknown::UnknownKey, error::LoadError};
 const UNKNOWN_MAX: usize = 100;
 
 /// Where in the document reading is, and what it noticed on the way.
-pub struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     file: &'a Path,
     text: &'a str,
     pointer: String,

@@ -131,7 +131,7 @@ const OTHER_VERSIONS: &[&str] = &[
 ];
 
 /// The known name nearest to `name`, where it is near enough to be meant.
-pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     // Names longer than any key are no slip of the pen; the distance would only cost time.
     if name.len() > 100 {
         return None;

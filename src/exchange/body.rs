@@ -161,9 +161,9 @@ impl Incoming {
         buf: Vec<u8>,
     ) -> (Result<(), BodyFault>, Vec<u8>) {
         let settings = &local.settings;
-        if settings.body_rate_min > 0 {
+        let earned_ms = self.received.saturating_mul(1000);
+        if let Some(earned_ms) = earned_ms.checked_div(settings.body_rate_min) {
             // Only waiting counts: a slow upstream is not the client's fault.
-            let earned_ms = self.received.saturating_mul(1000) / settings.body_rate_min;
             let allowed_ms = (settings.body_grace_ms + self.forgiven_ms).saturating_add(earned_ms);
             let left_ms = allowed_ms.saturating_sub(self.waited_ms);
             client.deadline.set(left_ms, AtDeadline::CancelRead);

@@ -3,6 +3,8 @@
 //! [`Ctx`] owns the bytes of the head and refers to them by ranges, so that its buffers can move
 //! into IO. [`Local`] is what every exchange of one shard may use.
 
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+
 use std::{
     cell::{Cell, RefCell},
     net::{IpAddr, SocketAddr},
@@ -111,6 +113,7 @@ pub struct Client {
 }
 
 /// The current request.
+#[derive(Default)]
 pub struct Ctx {
     pub head: RequestHead,
     /// Bytes received, from the first byte of the head.
@@ -129,22 +132,6 @@ pub struct Ctx {
     pub answer_fields: Vec<u8>,
     /// Quota limit, remaining and reset, as `X-RateLimit-*` tells them.
     pub quota: [i64; 3],
-}
-
-impl Default for Ctx {
-    fn default() -> Self {
-        Self {
-            head: RequestHead::default(),
-            inb: Vec::new(),
-            answer: ResponseHead::default(),
-            decoded_path: None,
-            content: None,
-            consumed: 0,
-            header_timeout_ms: 0,
-            answer_fields: Vec::new(),
-            quota: [0; 3],
-        }
-    }
 }
 
 impl Ctx {

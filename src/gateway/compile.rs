@@ -1,5 +1,10 @@
 //! From a definition as written to an [`Api`] that serves.
 
+#![allow(
+    clippy::disallowed_types,
+    reason = "definitions are compiled on threads of the control side"
+)]
+
 use std::{
     collections::HashMap,
     net::SocketAddr,
@@ -24,27 +29,24 @@ use crate::{
     upstream::target::{Address, Target, TargetParts, Tls, Upstream, Via},
 };
 
+/// Value of an environment variable.
+pub type Env = Box<dyn Fn(&str) -> Option<String> + Send + Sync>;
+
 /// What all definitions are compiled with.
 pub struct Compiler {
     pub config: Arc<Config>,
     pub names: Names,
     pub proxies: ProxyEnv,
-    /// Value of an environment variable, for references.
-    pub env: Box<dyn Fn(&str) -> Option<String> + Send + Sync>,
+    /// For references.
+    pub env: Env,
     /// Upstream TLS settings are shared by the APIs that agree on them.
-    #[allow(clippy::disallowed_types, reason = "control side only")]
     tls: Mutex<HashMap<String, UpstreamTls>>,
     keys: ahash::RandomState,
 }
 
 impl Compiler {
     #[must_use]
-    pub fn new(
-        config: Arc<Config>,
-        names: Names,
-        proxies: ProxyEnv,
-        env: Box<dyn Fn(&str) -> Option<String> + Send + Sync>,
-    ) -> Self {
+    pub fn new(config: Arc<Config>, names: Names, proxies: ProxyEnv, env: Env) -> Self {
         Self {
             config,
             names,

@@ -1,5 +1,7 @@
 //! Assembly: definitions into chains, requests into answers.
 
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+
 pub mod chain;
 pub mod compile;
 pub mod error_response;

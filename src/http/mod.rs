@@ -19,6 +19,8 @@
     )
 )]
 
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+
 pub mod compress;
 pub mod date;
 pub mod h1;

@@ -47,6 +47,7 @@ impl PathSet {
             .into_iter()
             .map(|(method, path)| (Box::from(method.as_bytes()), expression(path)))
             .unzip();
+        #[allow(clippy::result_large_err, reason = "looked at where it comes up")]
         let build = |patterns: &[String]| {
             Regex::builder()
                 .configure(Config::new().nfa_size_limit(Some(NFA_BYTES_MAX * patterns.len())))

@@ -147,6 +147,7 @@ const SLASH_OR_DOT: u8 = 4;
     reason = "the table is made while compiling; a byte is within it"
 )]
 const fn class(byte: u8) -> u8 {
+    #[expect(clippy::indexing_slicing, reason = "evaluated by the compiler")]
     const TABLE: [u8; 256] = {
         let mut table = [0; 256];
         let mut byte = 0u8;

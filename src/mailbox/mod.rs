@@ -14,6 +14,8 @@
 //! question or a closed desk with [`NoAnswer::Gone`], everything else at its deadline with
 //! [`NoAnswer::TimedOut`].
 
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+
 mod desk;
 mod inbox;
 mod line;

@@ -181,6 +181,10 @@ impl Registry {
     pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 }
 
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the time of a reload is told to people"
+)]
 fn now_s() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)

@@ -3,6 +3,8 @@
 //! A step's `from_spec` is the only place that reads the definition; `check` is all that a request
 //! runs. Steps never know one another.
 
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+
 pub mod auth_key;
 pub mod hard_timeouts;
 pub mod ip_blacklist;

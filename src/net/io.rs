@@ -163,7 +163,10 @@ impl Tcp {
     /// # Errors
     /// The kernel's answer, or timed out.
     pub async fn connect(addr: SocketAddr, timeout: Duration) -> io::Result<Self> {
-        // An attempt that is given up has brought nothing that could be lost.
+        #[allow(
+            clippy::disallowed_methods,
+            reason = "an attempt that is given up has brought nothing that could be lost"
+        )]
         match monoio::time::timeout(timeout, TcpStream::connect_addr(addr)).await {
             Ok(stream) => {
                 let stream = stream?;

@@ -1,5 +1,7 @@
 //! Sockets, TLS and names. The only module that knows the runtime's types.
 
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+
 pub mod buffers;
 pub mod cidr;
 pub mod dns;

@@ -1,7 +1,7 @@
 //! Small system calls that std does not offer, and the one cell that lets a socket be read and
 //! written at the same time.
 
-#![allow(unsafe_code)]
+#![allow(unsafe_code, reason = "system calls are made here alone")]
 
 use std::{
     cell::UnsafeCell,
@@ -27,7 +27,7 @@ impl<T> Duplex<T> {
     ///
     /// Callers are [`super::io::Tcp`]'s methods alone: each starts one operation, which copies the
     /// descriptor out of the value before it first waits.
-    #[allow(clippy::mut_from_ref)]
+    #[allow(clippy::mut_from_ref, reason = "what the type is for")]
     pub fn get(&self) -> &mut T {
         // SAFETY: the cell is `!Sync`, so only one thread gets here, and monoio's socket methods
         // read nothing but the shared descriptor through this reference (monoio declares the type

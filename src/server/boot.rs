@@ -38,6 +38,10 @@ pub fn run(options: Options) -> ExitCode {
     }
 }
 
+#[allow(
+    clippy::disallowed_methods,
+    reason = "this is where variables are read"
+)]
 fn start(options: Options) -> Result<(), String> {
     // First of all: the numbers of inherited descriptors must not be anybody else's by then.
     let inherited = Inherited::take(std::env::var(ENV).ok().as_deref())?;

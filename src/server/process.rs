@@ -94,6 +94,10 @@ impl Process {
         let mut signals =
             Signals::open().map_err(|error| format!("cannot listen to signals: {error}"))?;
         let config = Arc::clone(&self.config);
+        #[allow(
+            clippy::disallowed_methods,
+            reason = "definitions refer to variables by name"
+        )]
         let env = |name: &str| std::env::var(name).ok();
         if self.quickstart {
             origin::spawn(&config).await?;
@@ -197,7 +201,7 @@ impl Process {
                     .run(&owner, interval, || {
                         let _ = bell.ring();
                     })
-                    .await
+                    .await;
             }
         });
         running.say_ready();

@@ -1,5 +1,7 @@
 //! One thread, one ring, its connections.
 
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+
 pub mod accept;
 pub mod conn;
 pub mod runtime;

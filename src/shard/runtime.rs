@@ -52,7 +52,7 @@ pub fn probe_io_uring() -> io::Result<()> {
     }
 }
 
-#[allow(unsafe_code)]
+#[allow(unsafe_code, reason = "the ring cannot be tried without")]
 fn push_nop(ring: &mut io_uring06::IoUring, nop: &io_uring06::squeue::Entry) -> io::Result<()> {
     // SAFETY: a no-op refers to no memory.
     unsafe { ring.submission().push(nop) }.map_err(io::Error::other)

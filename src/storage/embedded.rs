@@ -22,7 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::storage::{Store, StoreError, Waiting, keys};
 
 /// The file's name inside `penstock.store_path`.
-pub const FILE_NAME: &str = "penstock.redb";
+pub(crate) const FILE_NAME: &str = "penstock.redb";
 
 /// Key to: eight bytes of expiry in milliseconds since 1970, little-endian, 0 for never; value.
 const VALUES: TableDefinition<&str, &[u8]> = TableDefinition::new("values");
@@ -406,6 +406,10 @@ fn damaged(path: &Path, why: &str) -> StoreError {
     ))
 }
 
+#[allow(
+    clippy::disallowed_methods,
+    reason = "expiry outlives the process, so it is counted by the calendar"
+)]
 fn now_ms() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)

@@ -9,6 +9,11 @@
 //! are awaited. While this process has no store, reads get [`StoreError::Closed`] and the caller
 //! answers from what it has cached.
 
+#![allow(
+    clippy::disallowed_types,
+    reason = "held for a few instructions on the control side and never over an await"
+)]
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;

@@ -3,6 +3,11 @@
 //! One multiplexed connection that is opened when it is first needed and anew when it breaks; a
 //! gateway starts, and serves keyless APIs, while Redis is away (as Tyk).
 
+#![allow(
+    clippy::disallowed_types,
+    reason = "held for a few instructions on the control side and never over an await"
+)]
+
 use std::time::Duration;
 
 use redis::{

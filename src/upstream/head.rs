@@ -63,7 +63,7 @@ pub fn write_request(
     let mut user_agent = false;
     let mut accept_encoding = false;
     let mut range = false;
-    for field in head.fields.iter() {
+    for field in &head.fields {
         let name = cx.part(field.name);
         let value = cx.part(field.value);
         if head.is_connection_option(&cx.inb, name) {
@@ -160,15 +160,15 @@ pub fn write_answer(
 ) {
     write_status(out, cx, answer.status, answer.reason.of(buf));
     let mut date = false;
-    for field in answer.fields.iter() {
+    for field in &answer.fields {
         let name = field.name.of(buf);
         match field.id {
-            FieldName::ContentLength => {
-                // A HEAD or 304 answer keeps the length of what it stands for; RFC 9110 §8.6: a
-                // 204 has none.
-                if how.send != Send::Nothing || how.decoded || answer.status == 204 {
-                    continue;
-                }
+            // A HEAD or 304 answer keeps the length of what it stands for; RFC 9110 §8.6: a 204
+            // has none.
+            FieldName::ContentLength
+                if how.send != Send::Nothing || how.decoded || answer.status == 204 =>
+            {
+                continue;
             }
             FieldName::ContentEncoding if how.decoded => continue,
             FieldName::Date => date = true,
@@ -203,7 +203,7 @@ pub fn write_interim(out: &mut Vec<u8>, answer: &ResponseHead, buf: &[u8]) {
     let _ = write!(out, "HTTP/1.1 {} ", answer.status);
     out.extend_from_slice(answer.reason.of(buf));
     out.extend_from_slice(b"\r\n");
-    for field in answer.fields.iter() {
+    for field in &answer.fields {
         let end_to_end =
             field.id != FieldName::ContentLength && !hop_by_hop::is_hop_by_hop(field.id);
         if end_to_end {
@@ -216,7 +216,7 @@ pub fn write_interim(out: &mut Vec<u8>, answer: &ResponseHead, buf: &[u8]) {
 /// Appends the 101 that ends HTTP on this connection.
 pub fn write_switching(out: &mut Vec<u8>, answer: &ResponseHead, buf: &[u8]) {
     out.extend_from_slice(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n");
-    for field in answer.fields.iter() {
+    for field in &answer.fields {
         let name = field.name.of(buf);
         let value = field.value.of(buf);
         match field.id {

@@ -4,8 +4,12 @@
 //! `tidy` reads the sources instead. Long forms run with `SLOW_TESTS=1`, the epoll driver with
 //! `PENSTOCK_TEST_DRIVER=epoll`.
 
-// Tests block, poll and measure on threads of their own; the bans protect the shards.
-#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "tests block, poll and measure on threads of their own; the bans protect the shards"
+)]
+#![allow(unreachable_pub, reason = "nobody is outside of a test binary")]
 
 mod auth_key;
 mod cli;

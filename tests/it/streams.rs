@@ -46,7 +46,7 @@ fn an_answer_that_began_early_may_pause_behind_the_end_of_the_request() {
 #[test]
 fn the_time_for_an_answer_begins_when_the_request_has_been_sent() {
     let origin = Origin::scripted(|peer| {
-        while let Some(_) = peer.request() {
+        while peer.request().is_some() {
             let _ = peer.write(b"HTTP/1.1 103 Early Hints\r\n\r\n");
             pause(500);
             let _ = peer.write(&Response::new(200, "thanks").to_bytes());

@@ -435,6 +435,7 @@ fn shared<'a>(a: &'a [u8], b: &[u8]) -> &'a [u8] {
 
 /// An index of the arena. Listen paths come from files that were held in memory, many times smaller
 /// than the 4 GiB at which this would give up.
+#[expect(clippy::expect_used, reason = "as above")]
 fn offset(index: usize) -> u32 {
     u32::try_from(index).expect("the listen paths of one gateway are below 4 GiB")
 }

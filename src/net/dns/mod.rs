@@ -411,7 +411,7 @@ async fn keep_fresh(shared: Arc<Shared>, name: Weak<Name>) {
             let answer = name.answer();
             match &answer.state {
                 State::Resolved => {
-                    tracing::debug!(host = &*host, addrs = ?answer.addrs, "resolved")
+                    tracing::debug!(host = &*host, addrs = ?answer.addrs, "resolved");
                 }
                 State::NotFound => tracing::warn!(host = &*host, "no such host"),
                 State::Failed(why) => tracing::warn!(
@@ -522,7 +522,10 @@ async fn ask_name(resolver: &TokioResolver, name: DnsName, families: [RecordType
                     })
                     .collect();
                 // The aliases on the way count too.
-                let ttl = lookup.record_iter().map(|record| record.ttl()).min();
+                let ttl = lookup
+                    .record_iter()
+                    .map(hickory_resolver::proto::rr::Record::ttl)
+                    .min();
                 if !addrs.is_empty() {
                     return Outcome::Found {
                         addrs,

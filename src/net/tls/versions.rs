@@ -18,7 +18,7 @@ const TLS_1_3: u16 = 772;
 
 /// The range of versions that a configuration allows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Range {
+pub(crate) struct Range {
     pub min_version: u16,
     pub max_version: u16,
 }

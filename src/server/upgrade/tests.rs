@@ -441,7 +441,9 @@ impl Shard {
                         .collect();
                     // An error means that the sender is gone, which ends the shard too.
                     let _ = stopped.await;
-                    acceptors.iter().for_each(|acceptor| acceptor.stop());
+                    for acceptor in &acceptors {
+                        acceptor.stop();
+                    }
                     for serving in loops {
                         serving.await;
                     }
