@@ -184,6 +184,7 @@ impl Incoming {
             Err(error) if crate::net::io::is_canceled(&error) => (Err(BodyFault::Abandoned), buf),
             Err(_) => (Err(BodyFault::Ended), buf),
             Ok(read) => {
+                local.metrics.received_bytes.add(read as u64);
                 if let Framing::Length(_) = self.framing {
                     let len = self.remaining.min(read as u64);
                     let end = before + usize::try_from(len).unwrap_or(read);

@@ -466,6 +466,7 @@ pub async fn respond(local: &Local, client: &Client, cx: &mut Ctx, reply: Reply)
         out.extend_from_slice(&reply.content);
     }
     client.begun.set(true);
+    local.metrics.sent_bytes.add(out.len() as u64);
     client
         .deadline
         .set(local.settings.write_timeout_ms, AtDeadline::Shutdown);

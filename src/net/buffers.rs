@@ -6,7 +6,8 @@ use std::cell::RefCell;
 pub const SMALL_BYTES: usize = 16 << 10;
 /// Bodies that proved larger than one small read.
 pub const MEDIUM_BYTES: usize = 64 << 10;
-/// Bodies that keep coming; beyond this the gain was under 10 % (`PERF.md`, buffer sizes).
+/// Bodies that keep coming. Larger ones save little more and hold memory per slow download
+/// (`PERF.md`, buffer sizes).
 pub const LARGE_BYTES: usize = 256 << 10;
 
 const KEPT: [(usize, usize); 3] = [(SMALL_BYTES, 512), (MEDIUM_BYTES, 32), (LARGE_BYTES, 16)];

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use crate::{
-    config::{Config, IoDriver, Loaded, StoreKind},
+    config::{Config, IoDriver, Loaded},
     exchange::Settings,
     gateway::snapshot::ErrorResponses,
     http::h1,
@@ -25,9 +25,6 @@ pub struct Options {
     /// Starts the built-in origin and prints what to try.
     pub quickstart: bool,
 }
-
-/// Where the embedded store lies when nothing is said.
-const STATE_DIR: &str = "/var/lib/penstock";
 
 /// Serves until a signal ends the process.
 #[must_use]
@@ -90,13 +87,7 @@ fn start(options: Options) -> Result<(), String> {
 }
 
 fn state_dir(config: &Config) -> PathBuf {
-    if matches!(config.storage.store_kind(), Some(StoreKind::Embedded))
-        && config.penstock.store_path.is_empty()
-        && std::fs::create_dir_all(STATE_DIR).is_err()
-    {
-        return std::env::temp_dir().join("penstock");
-    }
-    PathBuf::from(STATE_DIR)
+    config.penstock.store_dir(&std::env::vars().collect())
 }
 
 /// As many descriptors as the system allows: each connection needs one or two.

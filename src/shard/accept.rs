@@ -82,11 +82,11 @@ async fn accepts(shard: &Rc<Shard>, listening: &Listening, tls: Option<ServerTls
             && connections_open() >= shard.connections_max
             && !listening.acceptor.is_stopped()
         {
-            monoio::time::sleep(FULL_PAUSE).await;
+            crate::net::io::sleep(FULL_PAUSE).await;
         }
         match listening
             .acceptor
-            .accept(async |span| monoio::time::sleep(span).await)
+            .accept(async |span| crate::net::io::sleep(span).await)
             .await
         {
             Ok(Some((tcp, peer))) => {
@@ -120,7 +120,7 @@ pub fn stop(shard: &Rc<Shard>, key: Option<PortKey>, stopped: oneshot::Sender<()
     }
     conn::spawn(async move {
         while ending.iter().any(|listening| listening.running.get() > 0) {
-            monoio::time::sleep(Duration::from_millis(1)).await;
+            crate::net::io::sleep(Duration::from_millis(1)).await;
         }
         drop(ending);
         // Nobody may be waiting any more.

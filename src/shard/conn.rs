@@ -297,7 +297,7 @@ async fn next_head(
         cx.inb = inb;
         match result {
             Ok(0) => return Err(End::Closed),
-            Ok(_) => {}
+            Ok(read) => local.metrics.received_bytes.add(read as u64),
             Err(error) if is_canceled(&error) && cx.inb.is_empty() => {
                 if local.ending.get() {
                     return Err(End::Closed);

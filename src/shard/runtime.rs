@@ -223,7 +223,7 @@ async fn timer(shard: Rc<Shard>) {
     let local = &shard.worker.local;
     let mut last_s = 0;
     loop {
-        monoio::time::sleep(Duration::from_millis(TICK_MS)).await;
+        crate::net::io::sleep(Duration::from_millis(TICK_MS)).await;
         contained(&shard, || {
             local.watch.turn();
             let now_ms = local.watch.clock().now_ms();

@@ -6,7 +6,7 @@
 use std::{io::Write as _, net::IpAddr};
 
 use crate::{
-    exchange::{Client, Ctx, Local},
+    exchange::{Ctx, Local},
     http::{
         h1::{Expect, FieldName, Framing, Method, ResponseHead},
         hop_by_hop,
@@ -33,7 +33,7 @@ const USER_AGENT: &[u8] = b"User-Agent: Tyk/v5.4.0\r\n";
 pub fn write_request(
     out: &mut Vec<u8>,
     cx: &Ctx,
-    client: &Client,
+    peer: IpAddr,
     upstream: &Upstream,
     target: &Target,
     path: &[u8],
@@ -93,7 +93,7 @@ pub fn write_request(
             out.extend_from_slice(b", ");
         }
     }
-    write_ip(out, client.peer.ip());
+    write_ip(out, peer);
     out.extend_from_slice(b"\r\n");
     if !user_agent {
         out.extend_from_slice(USER_AGENT);

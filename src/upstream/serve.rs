@@ -104,7 +104,15 @@ pub async fn proxy(
     let target = upstream.next_target();
     let upgrade = cx.head.upgrade.is_some() && local.settings.websockets;
     let mut out = local.buffers.small();
-    let decode = head::write_request(&mut out, cx, client, upstream, target, path, upgrade);
+    let decode = head::write_request(
+        &mut out,
+        cx,
+        client.peer.ip(),
+        upstream,
+        target,
+        path,
+        upgrade,
+    );
     let framing = if cx.content.is_some() {
         Framing::None
     } else {
@@ -620,6 +628,11 @@ impl Pass<'_> {
     async fn write(&self, out: Vec<u8>, from: usize) -> Result<Vec<u8>, Fault> {
         let exchange = self.exchange;
         exchange.client.begun.set(true);
+        exchange
+            .local
+            .metrics
+            .sent_bytes
+            .add((out.len() - from) as u64);
         self.deadline.set(
             exchange.local.settings.write_timeout_ms,
             AtDeadline::Shutdown,
