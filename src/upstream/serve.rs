@@ -87,6 +87,8 @@ struct Exchange<'a> {
     sent_ms: Cell<u64>,
     /// The answer has ended before the request: nobody reads the rest.
     abandoned: Cell<bool>,
+    /// Content has been read behind what the first write holds.
+    touched: Cell<bool>,
 }
 
 /// Proxies the current request. `path` is the encoded path to join to the target's.
@@ -158,6 +160,7 @@ pub async fn proxy(
         sent: Cell::new(sent),
         sent_ms: Cell::new(local.watch.clock().now_ms()),
         abandoned: Cell::new(false),
+        touched: Cell::new(false),
     };
     let result = if sent {
         exchange.whole(out, &mut answer).await
@@ -216,25 +219,58 @@ impl Exchange<'_> {
     }
 
     /// The request's content is still coming: it is written while the answer is read, because an
-    /// upstream may answer before it has read everything.
+    /// upstream may answer before it has read everything. Sent again, as in [`Self::whole`], only
+    /// while no more of the content has been read than `out` holds.
     async fn streamed(
         &self,
-        out: Vec<u8>,
-        raw: Vec<u8>,
+        mut out: Vec<u8>,
+        mut raw: Vec<u8>,
         mut incoming: Incoming,
         answer: &mut ResponseHead,
     ) -> Result<Done, Fault> {
-        // Content that has been read cannot be sent twice, so a pooled connection must look open.
         let mut conn = self
             .connection(!self.upgrade && !self.upstream.close_connections)
             .await?;
+        // There is more to lose here: a pooled connection is looked at, however short it idled.
         while conn.reused.get() && !sys::is_quiet(conn.stream.fd()) {
             conn = self.connection(true).await?;
         }
+        loop {
+            let sent_before = conn.sent.get();
+            let kept = (conn.reused.get() && raw.is_empty()).then(|| out.clone());
+            let done = self.attempt(conn, out, raw, &mut incoming, answer).await;
+            let (fault, ended) = match done {
+                Ok(done) => return Ok(done),
+                Err(failed) => failed,
+            };
+            let Some(kept) = kept.filter(|_| {
+                matches!(fault, Fault::Upstream(_))
+                    && !self.touched.get()
+                    && !self.client.begun.get()
+                    && (self.cx.head.method.is_idempotent()
+                        || !ended.is_acknowledged_beyond(sent_before))
+            }) else {
+                return Err(fault);
+            };
+            (out, raw) = (kept, Vec::new());
+            self.abandoned.set(false);
+            conn = self.connection(false).await?;
+        }
+    }
+
+    /// One way of a streamed request through one connection, which comes back when that fails.
+    async fn attempt(
+        &self,
+        conn: Conn,
+        out: Vec<u8>,
+        raw: Vec<u8>,
+        incoming: &mut Incoming,
+        answer: &mut ResponseHead,
+    ) -> Result<Done, (Fault, Conn)> {
         let write_deadline = self.local.watch.deadline(self.client.stream.fd());
-        let (pumped, mut relayed) = {
+        let (pumped, relayed) = {
             let conn = &conn;
-            let pump = self.pump(conn, out, raw, &mut incoming);
+            let pump = self.pump(conn, out, raw, incoming);
             let reply = async {
                 let mut buf = self.local.buffers.small();
                 match self
@@ -275,16 +311,19 @@ impl Exchange<'_> {
             && content != BodyFault::Abandoned
             && relayed.is_err()
         {
-            return Err(fault);
+            return Err((fault, conn));
         }
-        if let Ok(relayed) = &mut relayed {
-            let whole = self.sent.get() && pumped.is_ok();
-            relayed.done.keep_alive &= whole;
-            if whole && relayed.reusable {
-                self.pools.give(self.target, conn, self.local);
+        match relayed {
+            Err(fault) => Err((fault, conn)),
+            Ok(Relayed { mut done, reusable }) => {
+                let whole = self.sent.get() && pumped.is_ok();
+                done.keep_alive &= whole;
+                if whole && reusable {
+                    self.pools.give(self.target, conn, self.local);
+                }
+                Ok(done)
             }
         }
-        relayed.map(|relayed| relayed.done)
     }
 
     async fn connection(&self, pooled: bool) -> Result<Conn, Fault> {
@@ -341,12 +380,14 @@ impl Exchange<'_> {
                 self.local.buffers.give(raw);
                 let (result, back) = incoming.read(self.client, self.local, buf).await;
                 raw = back;
+                self.touched.set(self.touched.get() || result.is_ok());
                 result.map_err(Fault::Content)?;
             } else {
                 self.local.buffers.give(out);
                 let buf = self.local.buffers.for_remaining(incoming.remaining());
                 let (result, back) = incoming.read(self.client, self.local, buf).await;
                 out = back;
+                self.touched.set(self.touched.get() || result.is_ok());
                 result.map_err(Fault::Content)?;
                 out = self.write_upstream(conn, out).await?;
             }

@@ -264,3 +264,45 @@ fn an_answer_that_is_cut_is_no_whole_one_for_http_1_0_either() {
     let answer = client.read("GET");
     assert_eq!(answer.end, End::Cut, "{}", answer.summary());
 }
+
+/// RFC 9110 §9.2.2: what has been read so far is still at hand, so the origin that closed an idle
+/// connection at the wrong moment costs nothing.
+#[test]
+fn a_put_whose_content_is_still_coming_is_sent_again() {
+    for (framing, first, last) in [
+        ("Content-Length: 4", "ab", "cd"),
+        (
+            "Transfer-Encoding: chunked",
+            "2\r\nab\r\n",
+            "2\r\ncd\r\n0\r\n\r\n",
+        ),
+    ] {
+        let gate = Gate::default();
+        let opened = gate.clone();
+        let origin = Origin::scripted(move |peer| {
+            if peer.number() == 0 {
+                if peer.request().is_some() {
+                    let _ = peer.write(&Response::new(200, "first").to_bytes());
+                    peer.peek_until(b"ab");
+                }
+                return;
+            }
+            let Some(mut req) = peer.head() else { return };
+            opened.open();
+            peer.body(&mut req);
+            let _ = peer.write(&Response::new(200, "thanks").to_bytes());
+        });
+        let gateway = Setup::in_front_of(origin.port())
+            .conf(json!({"penstock": {"shards": 1}}))
+            .start();
+        let mut client = gateway.client();
+        assert_eq!(client.get("/w/x").text(), "first");
+        client.send(format!("PUT /w/x HTTP/1.1\r\nHost: a\r\n{framing}\r\n\r\n{first}").as_bytes());
+        assert!(gate.wait(), "{framing}: it is not sent again");
+        client.send(last.as_bytes());
+        let answer = client.read("PUT");
+        assert_eq!(answer.text(), "thanks", "{}", answer.summary());
+        let sent = origin.requests().pop().expect("the second request");
+        assert_eq!(sent.body, b"abcd");
+    }
+}
