@@ -6,8 +6,9 @@ use crate::{
     exchange::{Client, Local},
     http::ws,
     net::{
-        io::{Stream, Transport},
+        io::{Lent, Stream, Transport},
         sys::Half,
+        watch::{AtDeadline, Deadline},
     },
     upstream::pool::Conn,
 };
@@ -38,6 +39,7 @@ pub async fn run(
         local,
         from: &conn.stream,
         to: &client.stream,
+        deadline: &client.deadline,
         frames: websocket.then_some(&frames),
         ended: &ended,
     };
@@ -45,6 +47,7 @@ pub async fn run(
         local,
         from: &client.stream,
         to: &conn.stream,
+        deadline: &conn.deadline,
         frames: None,
         ended: &ended,
     };
@@ -62,6 +65,8 @@ struct Way<'a> {
     local: &'a Local,
     from: &'a Stream,
     to: &'a Stream,
+    /// Of `to`: a peer that reads nothing is let go.
+    deadline: &'a Deadline,
     /// Where the frames towards the client begin, for a Close of our own.
     frames: Option<&'a Cell<ws::Frames>>,
     ended: &'a Cell<bool>,
@@ -71,7 +76,7 @@ impl Way<'_> {
     async fn run(&self, first: Vec<u8>) {
         let mut buf = first;
         if !buf.is_empty() {
-            let (result, back) = self.to.write_all(buf, 0).await;
+            let (result, back) = self.write(buf).await;
             buf = back;
             if result.is_err() {
                 return;
@@ -94,7 +99,7 @@ impl Way<'_> {
                         seen.pass(&buf);
                         frames.set(seen);
                     }
-                    let (result, buf) = self.to.write_all(buf, 0).await;
+                    let (result, buf) = self.write(buf).await;
                     self.local.buffers.give(buf);
                     if result.is_err() {
                         return;
@@ -110,9 +115,17 @@ impl Way<'_> {
             && self.local.ending.get()
             && frames.get().is_between()
         {
-            let _ = self.to.write_all(ws::CLOSE_GOING_AWAY.to_vec(), 0).await;
+            let _ = self.write(ws::CLOSE_GOING_AWAY.to_vec()).await;
         }
         self.to.shutdown(Half::Write);
+    }
+
+    async fn write(&self, buf: Vec<u8>) -> Lent<()> {
+        let limit_ms = self.local.settings.write_timeout_ms;
+        self.deadline.set(limit_ms, AtDeadline::Shutdown);
+        let lent = self.to.write_all(buf, 0).await;
+        self.deadline.clear();
+        lent
     }
 
     /// The other direction has ended: this one ends soon, as in Tyk and nginx.
