@@ -189,7 +189,12 @@ impl Loader {
     fn read(&self, file: &Path) -> Result<Read, LoadError> {
         let unreadable =
             |error: io::Error| LoadError::whole(file, format!("cannot be read: {error}"));
-        if fs::metadata(file).map_err(unreadable)?.len() > FILE_BYTES_MAX {
+        let metadata = fs::metadata(file).map_err(unreadable)?;
+        if !metadata.is_file() {
+            // Reading a pipe would wait for whoever writes to it.
+            return Err(LoadError::whole(file, "is no ordinary file"));
+        }
+        if metadata.len() > FILE_BYTES_MAX {
             return Err(LoadError::whole(
                 file,
                 "larger than 10 MiB, which no definition may be",
