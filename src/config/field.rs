@@ -69,7 +69,7 @@ pub(crate) trait Field: Default {
     }
 }
 
-/// Whether [`Field::print`] shows passwords and secrets.
+/// Whether printing a configuration shows passwords and secrets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Secrets {
     Shown,

@@ -2,7 +2,7 @@
 //!
 //! Where a call came from, the traffic port through a shard's mailbox or a listener of its own, is
 //! not known here; [`Paths::owns`] tells a shard which requests to send. Handlers are plain
-//! functions, one file per path under `/tyk`; the table of routes is in [`routes`], everything that
+//! functions, one file per path under `/tyk`; the table of routes is in `routes`, everything that
 //! they share (secret, refusals, Go's JSON) in this file.
 //!
 //! `/live`, `/ready`, `/metrics` and `/hello` take no secret and exist only on the listener that

@@ -16,7 +16,7 @@
         clippy::expect_used,
         clippy::indexing_slicing,
         clippy::panic,
-        reason = "a test that panics has failed, and says so"
+        reason = "a test fails by panicking"
     )
 )]
 
