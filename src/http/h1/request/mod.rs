@@ -267,7 +267,6 @@ impl RequestHead {
             }
             None if self.version_minor > 0 => return Err(refuse(400, "no Host")),
             _ => {}
-            Some(_) | None => {}
         }
         // RFC 9112 §3.2.2: the received Host is ignored when the target has an authority.
         self.host = self.authority.or(host);
@@ -483,11 +482,6 @@ const COLON: u8 = 1;
 const fn host_byte(byte: u8) -> u8 {
     const TABLE: [u8; 256] = {
         let mut table = [2; 256];
-/// A byte of a registered name, comma excepted.
-const fn is_name_byte(byte: u8) -> bool {
-    #[expect(clippy::indexing_slicing, reason = "evaluated by the compiler")]
-    const TABLE: [bool; 256] = {
-        let mut table = [false; 256];
         let mut byte = 0u8;
         while byte < 0x80 {
             let is_name = byte.is_ascii_alphanumeric()
