@@ -246,11 +246,6 @@ impl Peer {
         }
     }
 
-    /// Closes for writing; the gateway sees the end of the stream.
-    pub fn half_close(&mut self) {
-        let _ = self.inbox.stream.shutdown(Shutdown::Write);
-    }
-
     pub fn close(&mut self) {
         self.ended(Ended::ByOrigin);
         let _ = self.inbox.stream.shutdown(Shutdown::Both);
