@@ -177,6 +177,7 @@ pub fn slow(data: &[u8], limits: &Limits) -> Verdict {
 }
 
 /// The line at the start of `data`: not ended yet, ended in another way than by CRLF, or sound.
+#[allow(clippy::option_option, reason = "whether it ended, and with what")]
 fn line(data: &[u8]) -> Option<Option<&[u8]>> {
     let end = data.iter().position(|&byte| byte == b'\n')?;
     Some(data[..end].strip_suffix(b"\r"))

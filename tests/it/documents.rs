@@ -71,8 +71,8 @@ fn every_file_that_a_document_names_is_there() {
                 .iter()
                 .any(|end| word.ends_with(end));
             let is_path = is_source && !word.contains(['<', '*', ' ', '{']);
-            let is_there = |folder: &str| root().join(folder).join(word).exists();
-            if is_path && !FOLDERS.iter().any(|folder| is_there(folder)) {
+            let is_there = |folder: &&str| root().join(folder).join(word).exists();
+            if is_path && !FOLDERS.iter().any(is_there) {
                 errors.push(format!("{document}:{number}: `{word}` is no file"));
             }
         }

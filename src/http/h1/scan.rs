@@ -8,6 +8,11 @@
 //! lanes above it. That is enough to find the first, and costs half of an exact one. Classes marked
 //! *rough* also take in bytes from 0x80 on: whoever uses one looks at the byte that it found.
 
+#![allow(
+    clippy::needless_bitwise_bool,
+    reason = "without branches the compiler makes vectors of these"
+)]
+
 const ONES: u64 = 0x0101_0101_0101_0101;
 const TOPS: u64 = 0x80 * ONES;
 

@@ -88,7 +88,7 @@ impl Setup {
     /// Without this, a panic in the gateway's log fails the test, even when the gateway caught it.
     #[cfg_attr(
         not(feature = "fault-injection"),
-        allow(dead_code, reason = "a panic can be asked for in that build alone")
+        allow(dead_code, reason = "for builds that panic on purpose")
     )]
     pub fn panics_expected(mut self) -> Self {
         self.panics_expected = true;
@@ -329,6 +329,10 @@ impl Gateway {
     }
 
     /// Waits for the first process to end; answers its exit code.
+    #[allow(
+        clippy::option_option,
+        reason = "whether it ended, and whether with a code"
+    )]
     pub fn exit_code(&mut self, limit: Duration) -> Option<Option<i32>> {
         within(limit, || self.child.try_wait().expect("our own child")).map(|s| s.code())
     }
