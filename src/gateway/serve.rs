@@ -374,7 +374,7 @@ async fn proxy(
             Served {
                 status: done.status,
                 keep_alive: done.keep_alive,
-                linger: !done.keep_alive,
+                linger: done.unread,
             }
         }
         Err(_) if client.begun.get() => CUT,

@@ -492,3 +492,12 @@ pub fn disable_huge_pages() {
     // SAFETY: a system call without pointers; where it is refused, memory use is all that differs.
     unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) };
 }
+
+/// Whether bytes have arrived that nobody has read.
+#[must_use]
+pub fn has_unread(fd: RawFd) -> bool {
+    let mut count: libc::c_int = 0;
+    // SAFETY: FIONREAD stores one int.
+    let done = unsafe { libc::ioctl(fd, libc::FIONREAD, &raw mut count) };
+    done == 0 && count > 0
+}

@@ -199,10 +199,13 @@ async fn active(shard: &Shard, client: &Client, port: PortKey) -> End {
                 }
                 break End::Closed;
             }
-            if served.linger {
+            // Closing with unread bytes would reset the connection, and the answer with it.
+            if served.linger || sys::has_unread(client.stream.fd()) {
                 linger(shard, client, &mut cx).await;
             }
-            client.stream.shutdown(Half::Write);
+            if let Stream::Tls(tls) = &client.stream {
+                tls.shutdown(Half::Write);
+            }
             break End::Closed;
         }
         let consumed = cx.consumed.min(cx.inb.len());

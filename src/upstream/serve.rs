@@ -69,6 +69,8 @@ pub struct Done {
     pub status: u16,
     /// The client's connection may carry another request.
     pub keep_alive: bool,
+    /// Content was left unread.
+    pub unread: bool,
 }
 
 /// What one exchange works with.
@@ -318,6 +320,7 @@ impl Exchange<'_> {
             Ok(Relayed { mut done, reusable }) => {
                 let whole = self.sent.get() && pumped.is_ok();
                 done.keep_alive &= whole;
+                done.unread = !whole;
                 if whole && reusable {
                     self.pools.give(self.target, conn, self.local);
                 }
@@ -567,6 +570,7 @@ impl Exchange<'_> {
         let done = Done {
             status,
             keep_alive: !close,
+            unread: false,
         };
         let mut pass = Pass {
             exchange: self,
@@ -630,6 +634,7 @@ impl Exchange<'_> {
         Ok(Done {
             status: 101,
             keep_alive: false,
+            unread: false,
         })
     }
 }
