@@ -128,7 +128,8 @@ async fn requests(shard: &Shard, client: &Client, port: PortKey) {
                     let answer = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\
                         Connection: close\r\n\r\n";
                     client.deadline.set(LINGER_MS, AtDeadline::Shutdown);
-                    let _ = client.stream.write_all(answer.to_vec(), 0).await;
+                    // Boxed: an idle connection must not carry the room for this.
+                    let _ = Box::pin(client.stream.write_all(answer.to_vec(), 0)).await;
                 }
                 return;
             }
