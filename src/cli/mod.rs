@@ -60,7 +60,6 @@ enum Command {
 /// Runs the command that the arguments name.
 #[must_use]
 pub fn run() -> ExitCode {
-    crate::net::sys::disable_huge_pages();
     // A variable that is not UTF-8 cannot be one of ours.
     let vars = std::env::vars_os()
         .filter_map(|(name, text)| Some((name.into_string().ok()?, text.into_string().ok()?)))
