@@ -131,7 +131,7 @@ fn check_variable(variable: &str) -> Result<(), String> {
     check(pattern)
 }
 
-fn engine_syntax() -> syntax::Config {
+pub(crate) fn engine_syntax() -> syntax::Config {
     syntax::Config::new().utf8(false)
 }
 

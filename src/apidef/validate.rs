@@ -4,7 +4,7 @@
 //! (`apidef/validator.go`); [`load_faults`] is what the loader must know before it compiles one
 //! from whatever source. What is right but not built yet stands in `unsupported`.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::collections::BTreeSet;
 
 use super::{
     ApiDefinition, ExtendedPathsSet, Fault, Severity, VersionInfo, expiration,
@@ -85,18 +85,7 @@ fn enabled_ip_lists(api: &ApiDefinition) -> impl Iterator<Item = (&'static str, 
 /// An address or a CIDR block as Go reads them (`net.ParseIP`, `net.ParseCIDR`).
 #[must_use]
 pub fn is_ip_or_block(text: &str) -> bool {
-    let (address, prefix) = match text.split_once('/') {
-        Some((address, prefix)) => (address, Some(prefix)),
-        None => (text, None),
-    };
-    let Ok(address) = address.parse::<IpAddr>() else {
-        return false;
-    };
-    let bits_max = if address.is_ipv4() { 32 } else { 128 };
-    prefix.is_none_or(|prefix| {
-        prefix.bytes().all(|b| b.is_ascii_digit())
-            && prefix.parse::<u32>().is_ok_and(|bits| bits <= bits_max)
-    })
+    crate::config::parse_network(text).is_some()
 }
 
 /// Everything about a definition that keeps it from being served as written, or that its operator

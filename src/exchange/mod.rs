@@ -25,6 +25,7 @@ use crate::{
 
 pub mod ask;
 pub mod body;
+pub mod path_set;
 
 /// What the request plane reads of `tyk.conf`, ready for use. Times in milliseconds.
 #[derive(Debug, Clone)]

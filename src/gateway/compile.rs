@@ -86,9 +86,7 @@ impl Compiler {
         let chain = chain::assemble(definition, config, expires_at_s).map_err(refuse)?;
         let version = version_check::version(definition);
         let hard_timeouts = version
-            .map(|version| {
-                HardTimeouts::from_spec(definition, version, config.ignore_endpoint_case)
-            })
+            .map(|version| HardTimeouts::from_spec(version, config.ignore_endpoint_case))
             .transpose()
             .map_err(|(pointer, reason)| {
                 let name = definition

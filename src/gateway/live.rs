@@ -6,7 +6,6 @@
 )]
 
 use std::{
-    collections::BTreeSet,
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -22,7 +21,7 @@ use crate::{
     gateway::{
         loader::{Load, Loader},
         reload::{Gateway, Readiness, Refused, ReloadReport},
-        snapshot::{PortKey, Published},
+        snapshot::Published,
     },
     metrics::Registry,
 };
@@ -31,7 +30,6 @@ use crate::{
 pub struct Live {
     // Control side only: held while files are read, on a thread that may wait.
     loader: Arc<Mutex<Loader>>,
-    accepted: Mutex<BTreeSet<PortKey>>,
     published: Arc<Published>,
     definitions: ArcSwap<Arc<[Arc<ApiDefinition>]>>,
     registry: Arc<Registry>,
@@ -52,7 +50,6 @@ impl Live {
         loader.commit(&mut load);
         Ok(Self {
             loader: Arc::new(Mutex::new(loader)),
-            accepted: Mutex::default(),
             published: Arc::new(Published::new(Arc::new(load.snapshot))),
             definitions: ArcSwap::from_pointee(load.definitions.into()),
             registry,
@@ -105,16 +102,6 @@ impl Live {
 
     pub fn set_readiness(&self, readiness: Readiness) {
         self.readiness.store(readiness as u8, Ordering::Relaxed);
-    }
-
-    /// The listeners that shards accept on.
-    #[must_use]
-    pub fn take_accepted(&self) -> BTreeSet<PortKey> {
-        std::mem::take(&mut *self.accepted.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    pub fn set_accepted(&self, keys: BTreeSet<PortKey>) {
-        *self.accepted.lock().unwrap_or_else(PoisonError::into_inner) = keys;
     }
 }
 

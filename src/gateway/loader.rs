@@ -20,7 +20,7 @@ use crate::{
     error::LoadError,
     gateway::{
         compile::Compiler,
-        listen_path::{HostRule, ListenPath},
+        listen_path::{HostRule, ListenPath, PathFault},
         reload::{Changed, Refused, ReloadReport},
         router::{Route, RouteKind, Router, tyk_order},
         snapshot::{ErrorResponses, Mount, Port, PortKey, Slot, Snapshot},
@@ -383,7 +383,7 @@ impl Loader {
                 }
             }
             slots.push(match &candidate.api {
-                Some(api) => match ListenPath::parse(&candidate.hint.listen_path) {
+                Some(api) => match candidate.listen_path() {
                     Ok(listen_path) => Slot::Api(Mount {
                         api: Arc::clone(api),
                         listen_path,
@@ -555,6 +555,16 @@ impl Candidate {
             .is_none_or(|api| api.definition.active && !api.definition.internal)
     }
 
+    /// The API's own, compiled with it, unless it had to give way to another.
+    fn listen_path(&self) -> Result<ListenPath, PathFault> {
+        match &self.api {
+            Some(api) if api.listen_path.as_str() == self.hint.listen_path => {
+                Ok(api.listen_path.clone())
+            }
+            _ => ListenPath::parse(&self.hint.listen_path),
+        }
+    }
+
     fn place(&self) -> (String, String, i64) {
         (
             self.hint.domain.clone(),
@@ -573,7 +583,8 @@ impl Candidate {
         let order = u32::try_from(order).unwrap_or(u32::MAX / 2 - 1);
         let target = u32::try_from(slot).unwrap_or(u32::MAX);
         // A refused listen path still matches what can be matched of it.
-        let path = ListenPath::parse(&self.hint.listen_path)
+        let path = self
+            .listen_path()
             .or_else(|fault| fault.still_matches.ok_or(fault.reason))?;
         Ok([
             Route {

@@ -24,7 +24,6 @@ pub mod compress;
 pub mod date;
 pub mod h1;
 pub mod hop_by_hop;
-pub mod path_set;
 pub mod real_ip;
 pub mod uri;
 pub mod ws;

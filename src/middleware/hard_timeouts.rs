@@ -5,9 +5,11 @@
 //! Cost when absent: none. When present: one search of the path table.
 
 use crate::{
-    apidef::{ApiDefinition, VersionInfo},
-    exchange::Ctx,
-    http::path_set::{PathSet, PathSetFault},
+    apidef::VersionInfo,
+    exchange::{
+        Ctx,
+        path_set::{PathSet, PathSetFault},
+    },
 };
 
 /// Compiled form of `hard_timeouts`.
@@ -23,7 +25,6 @@ impl HardTimeouts {
     /// # Errors
     /// The index of the entry whose pattern is none, and why.
     pub fn from_spec(
-        _: &ApiDefinition,
         version: &VersionInfo,
         ignore_case: bool,
     ) -> Result<Option<Self>, (String, String)> {

@@ -11,8 +11,10 @@ use serde_json::Value;
 
 use crate::{
     apidef::{ValidatePathMeta, VersionInfo},
-    exchange::Ctx,
-    http::path_set::{PathSet, PathSetFault},
+    exchange::{
+        Ctx,
+        path_set::{PathSet, PathSetFault},
+    },
 };
 
 /// More faults than these are not told: their text would outgrow the content.

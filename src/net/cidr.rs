@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use crate::config::parse_network;
+
 /// One range; a single address is a range of its full length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Net {
@@ -13,16 +15,8 @@ impl Net {
     /// Parses `address` or `address/bits`. An IPv4-mapped IPv6 address counts as IPv4.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        let (address, bits) = match text.split_once('/') {
-            Some((address, bits)) => (address.parse().ok()?, Some(bits.parse::<u8>().ok()?)),
-            None => (text.parse().ok()?, None),
-        };
-        let width = match address {
-            IpAddr::V4(_) => 32,
-            IpAddr::V6(_) => 128,
-        };
-        let bits = bits.unwrap_or(width);
-        (bits <= width).then_some(Self { address, bits })
+        let (address, bits) = parse_network(text)?;
+        Some(Self { address, bits })
     }
 
     /// Whether `ip` lies in the range.

@@ -9,11 +9,20 @@ use std::{
     net::{IpAddr, Ipv6Addr},
 };
 
-use crate::net::io::Transport;
+use crate::{
+    http::h1::{Limits, Progress, ResponseHead},
+    net::io::Transport,
+};
 
 /// Head of a proxy's answer to CONNECT.
-const HEAD_BYTES_MAX: usize = 16 * 1024;
-const HEAD_FIELDS_MAX: usize = 64;
+const HEAD_LIMITS: Limits = Limits {
+    request_line_bytes_max: 4 * 1024,
+    head_bytes_max: 16 * 1024,
+    fields_max: 64,
+    trailer_bytes_max: 0,
+    trailer_fields_max: 0,
+    chunk_extension_bytes_max: 0,
+};
 
 /// An HTTP proxy.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -144,24 +153,27 @@ impl fmt::Debug for HttpProxy {
 
 /// What a proxy answered to CONNECT; `None` while the head is not complete.
 fn tunnel_answer(bytes: &[u8]) -> Option<Result<(), String>> {
-    let mut fields = [httparse::EMPTY_HEADER; HEAD_FIELDS_MAX];
-    let mut response = httparse::Response::new(&mut fields);
-    let head_bytes = match response.parse(bytes) {
-        Ok(httparse::Status::Complete(length)) => length,
-        Ok(httparse::Status::Partial) if bytes.len() < HEAD_BYTES_MAX => return None,
-        Ok(httparse::Status::Partial) => {
+    let mut answer = ResponseHead::default();
+    match answer.parse(bytes, &mut 0, &HEAD_LIMITS, false) {
+        Ok(Progress::Complete) => {}
+        Ok(Progress::Partial) => return None,
+        Err(_) if bytes.len() >= HEAD_LIMITS.head_bytes_max => {
             return Some(Err("the proxy's answer is too long".to_owned()));
         }
-        Err(e) => return Some(Err(format!("the proxy's answer is not HTTP: {e}"))),
-    };
-    Some(match response.code {
-        Some(200..=299) if head_bytes == bytes.len() => Ok(()),
+        Err(refusal) => {
+            return Some(Err(format!(
+                "the proxy's answer is not HTTP: {}",
+                refusal.why
+            )));
+        }
+    }
+    Some(match answer.status {
+        200..=299 if answer.len == bytes.len() => Ok(()),
         // Nobody was asked anything yet: bytes here are not the target's.
-        Some(200..=299) => Err("the proxy sent bytes of its own into the tunnel".to_owned()),
-        code => Err(format!(
-            "the proxy refused the tunnel: {} {}",
-            code.unwrap_or(0),
-            response.reason.unwrap_or("")
+        200..=299 => Err("the proxy sent bytes of its own into the tunnel".to_owned()),
+        status => Err(format!(
+            "the proxy refused the tunnel: {status} {}",
+            String::from_utf8_lossy(answer.reason.of(bytes))
         )),
     })
 }
@@ -536,7 +548,10 @@ mod tests {
                 (&[b"SSH-2.0-x\r\n"], "not HTTP"),
                 (&[b"HTTP/1.1 200"], "closed"),
                 (
-                    &[b"HTTP/1.1 200 OK\r\nA: ", &[b'a'; HEAD_BYTES_MAX]],
+                    &[
+                        b"HTTP/1.1 200 OK\r\nA: ",
+                        &[b'a'; HEAD_LIMITS.head_bytes_max],
+                    ],
                     "too long",
                 ),
             ];

@@ -4,7 +4,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::Path,
     rc::Rc,
     sync::Arc,
@@ -83,6 +83,8 @@ struct Running {
     open: RefCell<BTreeMap<PortKey, String>>,
     tls: Option<ServerTls>,
     accepting: Cell<bool>,
+    /// Listeners that shards accept on.
+    accepted: RefCell<BTreeSet<PortKey>>,
 }
 
 impl Process {
@@ -154,6 +156,7 @@ impl Process {
             listeners: RefCell::new(listeners),
             open: RefCell::default(),
             accepting: Cell::new(false),
+            accepted: RefCell::default(),
         });
         running.open_listeners(true)?;
 
@@ -318,11 +321,19 @@ impl Running {
 
     fn start_accepting(&self) -> Result<(), String> {
         self.accepting.set(true);
+        self.accept_on_all()
+    }
+
+    /// Accepts wherever something is open and nothing accepts yet. One that fails holds up no other.
+    fn accept_on_all(&self) -> Result<(), String> {
         let keys: Vec<_> = self.open.borrow().keys().copied().collect();
+        let mut done = Ok(());
         for key in keys {
-            self.accept_on(key)?;
+            if !self.accepted.borrow().contains(&key) {
+                done = done.and(self.accept_on(key));
+            }
         }
-        Ok(())
+        done
     }
 
     fn accept_on(&self, key: PortKey) -> Result<(), String> {
@@ -346,11 +357,15 @@ impl Running {
             };
             tell(shard, job);
         }
+        self.accepted.borrow_mut().insert(key);
         Ok(())
     }
 
     /// Stops accepting on one listener or on all; ends when everything accepted is being served.
     async fn stop_accepting(&self, key: Option<PortKey>) {
+        self.accepted
+            .borrow_mut()
+            .retain(|accepted| key.is_some_and(|key| key != *accepted));
         let mut waits = Vec::with_capacity(self.shards.len());
         for shard in &self.shards {
             let (stopped, wait) = oneshot::channel();
@@ -410,18 +425,11 @@ impl Running {
             self.listeners.borrow_mut().close(&name);
             self.open.borrow_mut().remove(&key);
         }
-        if self.accepting.get() {
-            let accepted = self.live.take_accepted();
-            for key in self.open.borrow().keys().copied().collect::<Vec<_>>() {
-                if !accepted.contains(&key)
-                    && let Err(why) = self.accept_on(key)
-                {
-                    tracing::error!(prefix = "main", "{why}");
-                }
-            }
+        if self.accepting.get()
+            && let Err(why) = self.accept_on_all()
+        {
+            tracing::error!(prefix = "main", "{why}");
         }
-        self.live
-            .set_accepted(self.open.borrow().keys().copied().collect());
     }
 
     fn write_pid_file(&self) {
@@ -432,8 +440,6 @@ impl Running {
     }
 
     fn say_ready(&self) {
-        self.live
-            .set_accepted(self.open.borrow().keys().copied().collect());
         self.live.set_readiness(Readiness::Ready);
         for (key, name) in self.open.borrow().iter() {
             let address = self.listeners.borrow().local_addr(name);

@@ -6,13 +6,12 @@
 use regex_automata::{
     Input, PatternSet,
     meta::{Config, Regex},
-    util::syntax,
 };
+
+use crate::apidef::{go_regex, url_regex};
 
 /// Up to here one regex after the other is fastest (`PERF.md`, path sets).
 const ONE_BY_ONE_MAX: usize = 3;
-/// Bytes of compiled program that one pattern may need.
-const NFA_BYTES_MAX: usize = 1 << 20;
 
 /// A list of (method, pattern) entries.
 #[derive(Debug)]
@@ -43,39 +42,33 @@ impl PathSet {
         entries: impl IntoIterator<Item = (&'a str, &'a str)>,
         ignore_case: bool,
     ) -> Result<Self, PathSetFault> {
-        let (methods, patterns): (Vec<_>, Vec<_>) = entries
-            .into_iter()
-            .map(|(method, path)| (Box::from(method.as_bytes()), expression(path)))
-            .unzip();
-        #[allow(clippy::result_large_err, reason = "looked at where it comes up")]
-        let build = |patterns: &[String]| {
-            Regex::builder()
-                .configure(Config::new().nfa_size_limit(Some(NFA_BYTES_MAX * patterns.len())))
-                .syntax(
-                    syntax::Config::new()
-                        .case_insensitive(ignore_case)
-                        .utf8(false),
-                )
-                .build_many(patterns)
-        };
-        let single: Result<Vec<_>, _> = patterns
-            .iter()
-            .enumerate()
-            .map(|(entry, pattern)| {
-                build(std::slice::from_ref(pattern)).map_err(|error| PathSetFault {
-                    entry,
-                    reason: format!("the pattern does not compile: {}", full_text(&error)),
-                })
-            })
-            .collect();
-        let single = single?;
+        let case = if ignore_case { "(?i)" } else { "" };
+        let mut methods = Vec::new();
+        let mut patterns = Vec::new();
+        let mut single = Vec::new();
+        for (entry, (method, path)) in entries.into_iter().enumerate() {
+            let fault = |reason| PathSetFault { entry, reason };
+            let go = format!("{case}{}", url_regex::endpoint_pattern(path));
+            single.push(url_regex::compile(&go).map_err(fault)?);
+            patterns.push(go_regex::translate(&go).map_err(fault)?.pattern);
+            methods.push(Box::from(method.as_bytes()));
+        }
         let engine = if single.len() <= ONE_BY_ONE_MAX {
             Engine::OneByOne(single.into())
         } else {
-            let together = build(&patterns).map_err(|error| PathSetFault {
-                entry: 0,
-                reason: full_text(&error),
-            })?;
+            let bytes_max = url_regex::NFA_BYTES_MAX * patterns.len();
+            let together = Regex::builder()
+                .syntax(url_regex::engine_syntax())
+                .configure(
+                    Config::new()
+                        .utf8_empty(false)
+                        .nfa_size_limit(Some(bytes_max)),
+                )
+                .build_many(&patterns)
+                .map_err(|error| PathSetFault {
+                    entry: 0,
+                    reason: error.to_string(),
+                })?;
             Engine::Together(Box::new(together))
         };
         Ok(Self {
@@ -87,6 +80,7 @@ impl PathSet {
     /// The first entry that has this method and matches somewhere in `path`.
     #[must_use]
     pub fn find(&self, method: &[u8], path: &[u8]) -> Option<usize> {
+        let path = &*go_regex::as_go_text(path);
         let has_method = |entry: &usize| {
             self.methods
                 .get(*entry)
@@ -109,32 +103,6 @@ impl PathSet {
             }
         }
     }
-}
-
-/// Replaces every `{…}` as Tyk does.
-fn expression(path: &str) -> String {
-    let mut out = String::with_capacity(path.len() + 16);
-    let mut rest = path;
-    while let Some((before, behind)) = rest.split_once('{') {
-        let Some((_, after)) = behind.split_once('}') else {
-            break;
-        };
-        out.push_str(before);
-        out.push_str("([^/]*)");
-        rest = after;
-    }
-    out.push_str(rest);
-    out
-}
-
-fn full_text(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = cause.to_string();
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]
@@ -168,6 +136,9 @@ mod tests {
         check(&many, "GET", "/q/z", Some(3));
         check(&many, "GET", "/nothing", None);
         check(&many, "POST", "/ab", None);
+        // As in Go, `\d` is ASCII; in Rust it is every script's digits.
+        check(&[("GET", r"/v\d$")], "GET", "/v7", Some(0));
+        check(&[("GET", r"/v\d$")], "GET", "/v\u{0667}", None);
     }
 
     #[test]
