@@ -25,6 +25,7 @@ pub mod apidef;
 pub mod config;
 // 3 machinery
 pub mod auth;
+pub mod limit;
 pub mod mailbox;
 pub mod metrics;
 pub mod net;
