@@ -55,6 +55,12 @@ const CALLS_MAX: usize = 1024;
 /// After the drain limit: for streams to end cleanly.
 const ENDING: Duration = Duration::from_millis(1500);
 
+/// Between two attempts to accept that failed, for want of descriptors mostly.
+const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(200);
+
+/// Between two looks whether somebody still serves from an old snapshot.
+const LET_GO_EVERY: Duration = Duration::from_secs(1);
+
 /// What a process is made of before it runs.
 pub struct Process {
     pub config: Arc<Config>,
@@ -85,6 +91,8 @@ struct Running {
     accepting: Cell<bool>,
     /// Listeners that shards accept on.
     accepted: RefCell<BTreeSet<PortKey>>,
+    /// Old snapshots are being waited for.
+    letting_go: Rc<Cell<bool>>,
 }
 
 impl Process {
@@ -157,6 +165,7 @@ impl Process {
             open: RefCell::default(),
             accepting: Cell::new(false),
             accepted: RefCell::default(),
+            letting_go: Rc::default(),
         });
         running.open_listeners(true)?;
 
@@ -324,6 +333,20 @@ impl Running {
         self.accept_on_all()
     }
 
+    /// Accepts, and where that fails tries again: in an upgrade nobody else accepts any more.
+    fn keep_starting_to_accept(self: &Rc<Self>) {
+        let Err(why) = self.start_accepting() else {
+            return;
+        };
+        tracing::error!(prefix = "main", "{why}; trying again");
+        let running = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            while running.accepting.get() && running.accept_on_all().is_err() {
+                tokio::time::sleep(ACCEPT_AGAIN_AFTER).await;
+            }
+        });
+    }
+
     /// Accepts wherever something is open and nothing accepts yet. One that fails holds up no other.
     fn accept_on_all(&self) -> Result<(), String> {
         let keys: Vec<_> = self.open.borrow().keys().copied().collect();
@@ -404,7 +427,26 @@ impl Running {
             tell(shard, Job::Look);
         }
         self.follow_ports().await;
+        self.let_go();
         report
+    }
+
+    /// Drops old snapshots, here and not on a shard, as requests let go of them.
+    fn let_go(&self) {
+        if self.letting_go.replace(true) {
+            return;
+        }
+        let (live, letting_go) = (Arc::clone(&self.live), Rc::clone(&self.letting_go));
+        tokio::task::spawn_local(async move {
+            loop {
+                tokio::time::sleep(LET_GO_EVERY).await;
+                let live = Arc::clone(&live);
+                let done = tokio::task::spawn_blocking(move || live.let_go()).await;
+                if !matches!(done, Ok(true)) {
+                    break letting_go.set(false);
+                }
+            }
+        });
     }
 
     /// Opens listeners for new ports and closes those that nobody uses any more.
@@ -538,9 +580,7 @@ impl OldHost for Serving {
             }
             OldAction::ResumeAccepts => {
                 running.live.set_readiness(Readiness::Ready);
-                if let Err(why) = running.start_accepting() {
-                    tracing::error!(prefix = "main", "{why}");
-                }
+                running.keep_starting_to_accept();
             }
             OldAction::CloseListeners => {
                 let names: Vec<_> = running.open.borrow().values().cloned().collect();
@@ -595,9 +635,7 @@ impl NewHost for TakingOver {
                 });
             }
             NewAction::StartAccepting => {
-                if let Err(why) = running.start_accepting() {
-                    tracing::error!(prefix = "main", "{why}");
-                }
+                running.keep_starting_to_accept();
                 if let Some(accepts) = self.accepts.take() {
                     let _ = accepts.send(());
                 }
