@@ -239,7 +239,18 @@ impl State {
     }
 
     fn quota(&mut self, key: &str, args: &[i64], now_ms: i64) -> [i64; 4] {
-        let &[want, all, max, renewal, share, is_overdue, extra, asks] = args else {
+        let &[
+            want,
+            all,
+            max,
+            renewal,
+            share,
+            is_overdue,
+            mut extra,
+            asks,
+            refused,
+        ] = args
+        else {
             panic!("{args:?}");
         };
         let mut found = self.alive(key, now_ms);
@@ -251,6 +262,9 @@ impl State {
             found = None;
         }
         let mut value = found.map_or(0, |(value, _)| value);
+        if value >= max {
+            extra += refused;
+        }
         let rest = max - value - extra;
         let mut granted = want.min(rest).max(0);
         if share > 0 {
