@@ -27,6 +27,7 @@ where
     S: AsyncRead + AsyncWrite,
 {
     let (mut read, mut write) = tokio::io::split(stream);
+    #[allow(clippy::default_trait_access, reason = "its type has no public name")]
     let mut decoder = Default::default();
     for command in login {
         write.write_all(&command.get_packed_command()).await?;
@@ -54,9 +55,7 @@ where
         loop {
             tokio::time::sleep(PING_EVERY).await;
             let ping = redis::cmd("PING").get_packed_command();
-            if let Err(error) = write.write_all(&ping).await {
-                return Err(error);
-            }
+            write.write_all(&ping).await?;
         }
     };
     tokio::select! {
