@@ -27,6 +27,7 @@ pub mod policy;
 pub mod session;
 // 3 machinery
 pub mod auth;
+pub mod limit;
 pub mod mailbox;
 pub mod metrics;
 pub mod net;
