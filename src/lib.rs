@@ -24,6 +24,7 @@ pub mod http;
 pub mod apidef;
 pub mod config;
 // 3 machinery
+pub mod analytics;
 pub mod auth;
 pub mod mailbox;
 pub mod metrics;

@@ -148,7 +148,7 @@ fn number(digits: &[u8]) -> Option<u64> {
 ///
 /// Counts from March 1 of year 0, so that the leap day is the last of its year (H. Hinnant,
 /// "chrono-compatible low-level date algorithms").
-const fn civil(days: u64) -> (u64, u64, u64) {
+pub(crate) const fn civil(days: u64) -> (u64, u64, u64) {
     let z = days + 719_468;
     let era = z / 146_097;
     let day_of_era = z % 146_097;
