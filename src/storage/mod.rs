@@ -11,8 +11,11 @@ pub mod desk;
 mod embedded;
 pub mod keys;
 mod liveness;
+mod ops;
 mod owner;
 mod redis;
+mod script;
+mod subscription;
 
 use std::{path::Path, pin::Pin, sync::Arc, time::Duration};
 
@@ -20,8 +23,11 @@ use crate::config::{Config, StoreKind};
 
 pub use embedded::Embedded;
 pub use liveness::{Liveness, Probe};
+pub use ops::{Add, Counter, ListLimit, PushOutcome, Ttl, WriteOp};
 pub use owner::{NotOwner, Open, Owner, Ownership, WriteGuard};
 pub use redis::Redis;
+pub use script::{Eval, Script, ScriptReply, Scripts};
+pub use subscription::{Event, Subscription};
 
 /// What a store answers, later.
 pub type Waiting<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
@@ -46,6 +52,36 @@ pub trait Store: Send + Sync {
     fn delete(&self, key: &str) -> Waiting<'_, bool>;
 
     fn exists(&self, key: &str) -> Waiting<'_, bool>;
+
+    /// The names that begin with `prefix`, sorted. Walks through all of them.
+    fn list(&self, prefix: &str) -> Waiting<'_, Vec<String>>;
+
+    /// Makes several changes, in order and all or none (in a Redis cluster: each on its own). Ok
+    /// only when all of them are stored.
+    fn write(&self, ops: Vec<WriteOp>) -> Waiting<'_, ()>;
+
+    /// How much longer a key lives; `None` when there is none.
+    fn ttl(&self, key: &str) -> Waiting<'_, Option<Ttl>>;
+
+    /// Stores a value unless the key exists; whether it was stored.
+    fn set_if_absent(&self, key: &str, value: &[u8], ttl: Option<Duration>) -> Waiting<'_, bool>;
+
+    /// Adds to counters, in one round trip; answers in order. A counter is a value in decimal
+    /// digits, absent means 0.
+    fn add(&self, adds: Vec<Add>) -> Waiting<'_, Vec<Counter>>;
+
+    /// Appends records to a list.
+    fn push(&self, list: &str, records: Vec<Vec<u8>>, limit: ListLimit)
+    -> Waiting<'_, PushOutcome>;
+
+    /// Tells everybody who subscribed to a channel. A store of one process has nobody to tell.
+    fn publish(&self, channel: &str, message: &str) -> Waiting<'_, ()>;
+
+    /// Listens to a channel, from inside tokio; `None` where nobody else could publish.
+    fn subscribe(&self, channel: &str) -> Option<Subscription>;
+
+    /// `None` for a store of one process, which has nobody to agree with.
+    fn scripts(&self) -> Option<&dyn Scripts>;
 
     /// Proves with a write that the store works now.
     fn probe(&self) -> Waiting<'_, ()>;

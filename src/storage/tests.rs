@@ -105,6 +105,69 @@ impl Store for Stub {
         self.answer(self.0.values.lock().unwrap().contains_key(key))
     }
 
+    fn list(&self, prefix: &str) -> Waiting<'_, Vec<String>> {
+        let values = self.0.values.lock().unwrap();
+        let names = values.keys().filter(|name| name.starts_with(prefix));
+        self.answer(names.cloned().collect())
+    }
+
+    fn write(&self, ops: Vec<WriteOp>) -> Waiting<'_, ()> {
+        let mut values = self.0.values.lock().unwrap();
+        for op in ops {
+            match op {
+                WriteOp::Set { key, value, .. } => drop(values.insert(key, value)),
+                WriteOp::Delete(key) => drop(values.remove(&key)),
+            }
+        }
+        self.answer(())
+    }
+
+    fn ttl(&self, key: &str) -> Waiting<'_, Option<Ttl>> {
+        let is_there = self.0.values.lock().unwrap().contains_key(key);
+        self.answer(is_there.then_some(Ttl::Forever))
+    }
+
+    fn set_if_absent(&self, key: &str, value: &[u8], _: Option<Duration>) -> Waiting<'_, bool> {
+        let mut values = self.0.values.lock().unwrap();
+        let is_there = values.contains_key(key);
+        if !is_there {
+            values.insert(key.to_owned(), value.to_vec());
+        }
+        self.answer(!is_there)
+    }
+
+    fn add(&self, adds: Vec<Add>) -> Waiting<'_, Vec<Counter>> {
+        let mut values = self.0.values.lock().unwrap();
+        let mut counters = Vec::new();
+        for add in adds {
+            let before = values
+                .get(&add.key)
+                .map_or("0", |value| str::from_utf8(value).unwrap());
+            let value = before.parse::<i64>().unwrap() + add.by;
+            values.insert(add.key, value.to_string().into_bytes());
+            let ttl = Some(Ttl::Forever);
+            counters.push(Counter { value, ttl });
+        }
+        self.answer(counters)
+    }
+
+    fn push(&self, _: &str, records: Vec<Vec<u8>>, _: ListLimit) -> Waiting<'_, PushOutcome> {
+        let len = records.len() as u64;
+        self.answer(PushOutcome { len, dropped: 0 })
+    }
+
+    fn publish(&self, _: &str, _: &str) -> Waiting<'_, ()> {
+        self.answer(())
+    }
+
+    fn subscribe(&self, _: &str) -> Option<Subscription> {
+        None
+    }
+
+    fn scripts(&self) -> Option<&dyn Scripts> {
+        None
+    }
+
     fn probe(&self) -> Waiting<'_, ()> {
         self.answer(())
     }
