@@ -18,6 +18,7 @@
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 mod assemble;
+mod flush;
 mod geo;
 mod hit;
 mod msgpack;
@@ -28,6 +29,7 @@ mod recorder;
 mod ring;
 
 pub use assemble::{Assembler, Serializer};
+pub use flush::{Flusher, Lists, Sink};
 pub use geo::GeoIp;
 pub use hit::{FieldValues, Hit, Identity, NoFields};
 pub use msgpack::encode;
