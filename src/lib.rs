@@ -23,6 +23,8 @@ pub mod http;
 // 2 model
 pub mod apidef;
 pub mod config;
+pub mod policy;
+pub mod session;
 // 3 machinery
 pub mod analytics;
 pub mod auth;

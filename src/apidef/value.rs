@@ -94,6 +94,16 @@ impl<V> Map<V> {
     pub fn get_mut(&mut self, key: &str) -> Option<&mut V> {
         self.0.as_mut()?.get_mut(key)
     }
+
+    /// The values, to change in place; an absent map stays absent.
+    pub fn values_mut(&mut self) -> impl Iterator<Item = &mut V> {
+        self.0.iter_mut().flat_map(BTreeMap::values_mut)
+    }
+
+    /// The entries, to change in place; the map is no longer absent afterwards.
+    pub fn as_mut_map(&mut self) -> &mut BTreeMap<String, V> {
+        self.0.get_or_insert_default()
+    }
 }
 
 impl<V: 'static> Map<V> {

@@ -21,7 +21,7 @@ use crate::{
     gateway::{
         loader::{Load, Loader},
         reload::{Gateway, Readiness, Refused, ReloadReport},
-        snapshot::Published,
+        snapshot::{Published, Snapshot},
     },
     metrics::Registry,
 };
@@ -31,6 +31,8 @@ pub struct Live {
     // Control side only: held while files are read, on a thread that may wait.
     loader: Arc<Mutex<Loader>>,
     published: Arc<Published>,
+    /// Snapshots that were replaced and may still be in use.
+    retired: Mutex<Vec<Arc<Snapshot>>>,
     definitions: ArcSwap<Arc<[Arc<ApiDefinition>]>>,
     registry: Arc<Registry>,
     readiness: AtomicU8,
@@ -51,6 +53,7 @@ impl Live {
         Ok(Self {
             loader: Arc::new(Mutex::new(loader)),
             published: Arc::new(Published::new(Arc::new(load.snapshot))),
+            retired: Mutex::default(),
             definitions: ArcSwap::from_pointee(load.definitions.into()),
             registry,
             readiness: AtomicU8::new(Readiness::Starting as u8),
@@ -87,8 +90,8 @@ impl Live {
             ..
         } = load;
         self.definitions.store(Arc::new(definitions.into()));
-        // Dropped here, after the last shard let go of it or by that shard's last request.
-        drop(self.published.publish(Arc::new(snapshot)));
+        let before = self.published.publish(Arc::new(snapshot));
+        lock(&self.retired).push(before);
         tracing::info!(
             prefix = "main",
             added = report.added.len(),
@@ -98,6 +101,19 @@ impl Live {
             "API reload complete"
         );
         report
+    }
+
+    /// Drops old snapshots that no shard and no request uses any more; whether some are left. To
+    /// drop 10,000 APIs takes milliseconds, which a shard must not spend.
+    pub fn let_go(&self) -> bool {
+        let mut retired = lock(&self.retired);
+        let unused: Vec<_> = retired
+            .extract_if(.., |snapshot| Arc::strong_count(snapshot) == 1)
+            .collect();
+        let some_are_left = !retired.is_empty();
+        drop(retired);
+        drop(unused);
+        some_are_left
     }
 
     pub fn set_readiness(&self, readiness: Readiness) {
@@ -134,7 +150,7 @@ impl Gateway for Live {
     }
 }
 
-fn lock(loader: &Mutex<Loader>) -> MutexGuard<'_, Loader> {
+fn lock<T>(loader: &Mutex<T>) -> MutexGuard<'_, T> {
     // A load that panicked has changed nothing yet.
     loader.lock().unwrap_or_else(PoisonError::into_inner)
 }

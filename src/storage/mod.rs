@@ -143,4 +143,4 @@ pub fn opener(config: &Config, state_dir: &Path) -> Result<Open, StoreError> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -12,7 +12,7 @@ use super::*;
 
 /// A store in memory that refuses a second opener and fails on command. A clone is the same store.
 #[derive(Clone, Default)]
-pub(super) struct Stub(Arc<Inner>);
+pub(crate) struct Stub(Arc<Inner>);
 
 #[derive(Default)]
 struct Inner {
@@ -24,12 +24,12 @@ struct Inner {
 }
 
 impl Stub {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::default()
     }
 
     /// A process' hold on this store.
-    pub(super) fn owner(&self) -> Owner {
+    pub(crate) fn owner(&self) -> Owner {
         let stub = self.clone();
         Owner::new(Arc::new(move || {
             if stub.0.is_open.swap(true, SeqCst) {
@@ -39,28 +39,28 @@ impl Stub {
         }))
     }
 
-    pub(super) fn put(&self, key: &str, value: &str) {
+    pub(crate) fn put(&self, key: &str, value: &str) {
         let mut values = self.0.values.lock().unwrap();
         values.insert(key.to_owned(), value.as_bytes().to_vec());
     }
 
-    pub(super) fn fail(&self, why: &str) {
+    pub(crate) fn fail(&self, why: &str) {
         *self.0.failure.lock().unwrap() = Some(why.to_owned());
     }
 
-    pub(super) fn heal(&self) {
+    pub(crate) fn heal(&self) {
         *self.0.failure.lock().unwrap() = None;
     }
 
-    pub(super) fn hang(&self) {
+    pub(crate) fn hang(&self) {
         self.0.is_hanging.store(true, SeqCst);
     }
 
-    pub(super) fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         self.0.is_open.load(SeqCst)
     }
 
-    pub(super) fn flush_count(&self) -> usize {
+    pub(crate) fn flush_count(&self) -> usize {
         self.0.flush_count.load(SeqCst)
     }
 
@@ -184,7 +184,7 @@ impl Store for Stub {
 }
 
 /// Runs a test on a clock that jumps to the next timer when nothing else is to do.
-pub(super) fn paused(test: impl Future<Output = ()>) {
+pub(crate) fn paused(test: impl Future<Output = ()>) {
     tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
@@ -194,10 +194,10 @@ pub(super) fn paused(test: impl Future<Output = ()>) {
 }
 
 /// A folder of its own, removed with its content at the end.
-pub(super) struct Scratch(std::path::PathBuf);
+pub(crate) struct Scratch(std::path::PathBuf);
 
 impl Scratch {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let name = format!(
             "penstock-store-{}-{}",
@@ -209,7 +209,7 @@ impl Scratch {
         Self(path)
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.0
     }
 }

@@ -698,6 +698,13 @@ impl Pass<'_> {
         let clock = local.watch.clock();
         let started_ms = clock.now_ms();
         loop {
+            // The interruption of all reads may have come while this exchange was writing.
+            if local.ending.get() {
+                return (
+                    Err(Fault::Upstream("cut off at the end of the process")),
+                    buf,
+                );
+            }
             if exchange.sent.get() {
                 let look_ms = LOOK_AT_READER_MS.min(local.settings.write_timeout_ms);
                 self.conn.deadline.set(look_ms, AtDeadline::CancelRead);
@@ -707,7 +714,7 @@ impl Pass<'_> {
             buf = back;
             match result {
                 Ok(read) => return (Ok(read), buf),
-                Err(error) if is_canceled(&error) && !local.ending.get() => {
+                Err(error) if is_canceled(&error) => {
                     if !exchange.sent.get() {
                         continue;
                     }

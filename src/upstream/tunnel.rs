@@ -85,7 +85,7 @@ impl Way<'_> {
         self.local.buffers.give(buf);
         loop {
             // Idle tunnels hold no buffer.
-            if self.from.readable().await.is_err() || self.local.ending.get() {
+            if self.may_end() || self.from.readable().await.is_err() || self.may_end() {
                 break;
             }
             if self.ended.get() {
@@ -111,13 +111,16 @@ impl Way<'_> {
                 }
             }
         }
-        if let Some(frames) = self.frames
-            && self.local.ending.get()
-            && frames.get().is_between()
-        {
+        if self.frames.is_some() && self.may_end() {
             let _ = self.write(ws::CLOSE_GOING_AWAY.to_vec()).await;
         }
         self.to.shutdown(Half::Write);
+    }
+
+    /// The process ends, and no frame has begun that has not ended. The rest of one that has is
+    /// read first, as far as it is there: reading ends by itself then.
+    fn may_end(&self) -> bool {
+        self.local.ending.get() && self.frames.is_none_or(|frames| frames.get().is_between())
     }
 
     async fn write(&self, buf: Vec<u8>) -> Lent<()> {

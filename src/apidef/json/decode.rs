@@ -33,7 +33,30 @@ impl<'a> Document<'a> {
         }
         T::deserialize(root).map_err(|e| e.or_at(0))
     }
+
+    /// Reads each member of the document, which must be an object, as a `T` of its own: one that
+    /// cannot be read takes no other with it. In document order, also a key's repetitions.
+    ///
+    /// # Errors
+    /// The document is no object.
+    pub fn decode_members<T: Deserialize<'a>>(&self) -> Result<Vec<Member<'a, T>>, JsonError> {
+        let root = Cursor::new(self, 0);
+        if root.node().kind != Kind::Object {
+            return Err(root.mismatch("an object"));
+        }
+        let members = root.entries().map(|(key, value)| {
+            let key = self.content(self.node(key));
+            let value = Cursor::new(self, value);
+            let start = value.node().start as usize;
+            let value = T::deserialize(value).map_err(|e| e.or_at(start).within(&*key));
+            (key, value)
+        });
+        Ok(members.collect())
+    }
 }
+
+/// A key of an object, and its value or why that could not be read.
+pub type Member<'a, T> = (Cow<'a, str>, Result<T, JsonError>);
 
 /// A value in a document.
 struct Cursor<'d, 'a> {

@@ -10,10 +10,13 @@
 
 mod decode;
 mod parse;
+mod print;
 
 use std::fmt;
 
+pub use decode::Member;
 pub use parse::Document;
+pub use print::{go_number, to_go_string, to_go_string_pretty};
 
 use super::fault::push_token;
 

@@ -61,11 +61,19 @@ impl<'a> Document<'a> {
     /// The first place that is not JSON, nests deeper than [`DEPTH_MAX`], or the size when above
     /// [`DOCUMENT_BYTES_MAX`].
     pub fn parse(bytes: &'a [u8]) -> Result<Self, JsonError> {
-        if bytes.len() > DOCUMENT_BYTES_MAX {
+        Self::parse_within(bytes, DOCUMENT_BYTES_MAX)
+    }
+
+    /// As [`Document::parse`], with a size limit of the caller's, which is below 4 GiB.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn parse_within(bytes: &'a [u8], bytes_max: usize) -> Result<Self, JsonError> {
+        if bytes.len() > bytes_max {
             return Err(JsonError::new(
                 None,
                 format!(
-                    "the document has {} bytes, more than {DOCUMENT_BYTES_MAX}",
+                    "the document has {} bytes, more than {bytes_max}",
                     bytes.len()
                 ),
             ));
