@@ -1,6 +1,6 @@
 //! The desk that answers the shards' questions about what is stored.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::sync::Semaphore;
 
@@ -14,6 +14,9 @@ pub type Found = Result<Option<Vec<u8>>, StoreError>;
 
 /// Questions that become one question to the store.
 const BATCH_MAX: usize = 64;
+
+/// For the store's answer; a request waits for it.
+const DEADLINE: Duration = Duration::from_millis(100);
 
 /// Questions to the store under way. While all are, the mailbox fills and shards are told so.
 const BATCHES_MAX: usize = 32;
@@ -63,7 +66,7 @@ async fn ask<Q, A>(
         replies.push((asked.len(), question.reply));
         names.append(&mut asked);
     }
-    let found = match owner.store() {
+    let found = match owner.store_within(DEADLINE) {
         Err(error) => Err(error),
         Ok(store) => store.get_many(names).await,
     };
