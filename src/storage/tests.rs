@@ -56,6 +56,10 @@ impl Stub {
         self.0.is_hanging.store(true, SeqCst);
     }
 
+    pub(crate) fn wake(&self) {
+        self.0.is_hanging.store(false, SeqCst);
+    }
+
     pub(crate) fn is_open(&self) -> bool {
         self.0.is_open.load(SeqCst)
     }
@@ -232,20 +236,7 @@ fn check_refused(change: impl FnOnce(&mut Config), expected: &str) {
 }
 
 #[test]
-fn what_is_not_spoken_yet_is_refused_by_name() {
-    check_refused(
-        |c| c.storage.enable_cluster = true,
-        "storage.enable_cluster",
-    );
-    check_refused(
-        |c| c.storage.master_name = "m".into(),
-        "storage.master_name",
-    );
-    check_refused(|c| c.storage.use_ssl = true, "storage.use_ssl");
-    check_refused(
-        |c| c.storage.addrs = vec!["a:1".into(), "b:2".into()],
-        "2 servers need a cluster",
-    );
+fn what_cannot_be_is_refused_by_name() {
     check_refused(|c| c.storage.addrs = vec!["a".into()], "is no address");
     check_refused(
         |c| c.storage.addrs = vec!["a:99999".into()],
@@ -254,6 +245,28 @@ fn what_is_not_spoken_yet_is_refused_by_name() {
     check_refused(
         |c| c.storage.kind = "etcd".into(),
         "\"etcd\" does not exist",
+    );
+    check_refused(
+        |c| {
+            c.storage.use_ssl = true;
+            c.storage.ca_file = "/nowhere/ca.pem".into();
+        },
+        "storage.use_ssl: cannot read /nowhere/ca.pem",
+    );
+    check_refused(
+        |c| {
+            c.storage.use_ssl = true;
+            c.storage.tls_min_version = "1.3".into();
+            c.storage.tls_max_version = "1.2".into();
+        },
+        "above the maximum",
+    );
+    check_refused(
+        |c| {
+            c.storage.use_ssl = true;
+            c.storage.tls_max_version = "ssl3".into();
+        },
+        "is no TLS version",
     );
 }
 
