@@ -2,4 +2,6 @@
 
 pub mod access;
 pub mod directory;
+pub mod keyspace;
+pub mod password;
 pub mod token;
