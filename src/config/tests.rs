@@ -584,7 +584,6 @@ fn values_without_meaning_are_refused_before_start() {
         Some(Severity::Warning),
     );
     for (text, pointer) in [
-        (r#"{"hash_keys": true}"#, "/hash_keys"),
         (r#"{"max_conn_time": 1}"#, "/max_conn_time"),
         (
             r#"{"http_server_options": {"read_timeout": 1}}"#,

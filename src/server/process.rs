@@ -14,7 +14,10 @@ use std::{
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    auth::directory::Directory,
+    auth::{
+        directory::Directory,
+        keyspace::{self, Keyspace},
+    },
     config::{Config, StoreKind},
     control::{Answer, Call, Control, Paths, Setup},
     exchange::Settings,
@@ -224,6 +227,12 @@ impl Process {
             owner: Arc::clone(&self.owner),
             liveness: Arc::clone(&liveness),
             registry: Arc::clone(&running.registry),
+            keyspace: Arc::new(Keyspace::new(
+                Arc::clone(&self.owner),
+                key_naming(&running.config),
+                Arc::new(Told(Arc::clone(&running.directory))),
+            )),
+            policies: Arc::clone(&running.policies),
         }));
         tokio::task::spawn_local(answer_calls(control_desk, control));
         tokio::spawn(Arc::clone(&running.directory).run(session_desk));
@@ -768,6 +777,17 @@ fn tell(shard: &Handle, job: Job) {
     if shard.outlet.send(Item::Job(job)).is_err() {
         tracing::error!(prefix = "main", "a shard does not take jobs any more");
     }
+}
+
+/// Hears of changes that the REST API made.
+struct Told(Arc<Directory>);
+
+impl keyspace::Notifier for Told {
+    fn key_changed(&self, names: &[String]) {
+        self.0.changed(names.iter().map(String::as_str));
+    }
+
+    fn counters_reset(&self, _names: &[String]) {}
 }
 
 /// Lets go of sessions that nobody uses.
