@@ -28,6 +28,7 @@ pub mod session;
 // 3 machinery
 pub mod analytics;
 pub mod auth;
+pub mod limit;
 pub mod mailbox;
 pub mod metrics;
 pub mod net;

@@ -45,9 +45,11 @@ pub struct Sessions {
     kept: RefCell<Kept>,
 }
 
+type ByToken = HashMap<Box<[u8]>, Rc<Held>, RandomState>;
+
 #[derive(Default)]
 struct Kept {
-    by_scope: HashMap<u64, HashMap<Box<[u8]>, Rc<Held>, RandomState>, RandomState>,
+    by_scope: HashMap<u64, ByToken, RandomState>,
     count: usize,
 }
 
