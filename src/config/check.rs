@@ -5,7 +5,10 @@
 
 use std::fmt;
 
-use crate::config::{Config, penstock::parse_network};
+use crate::{
+    config::{Config, penstock::parse_network},
+    hash::HashFn,
+};
 
 /// One remark on a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,6 +118,23 @@ impl Config {
                     self.storage.kind
                 ),
             );
+        }
+        let functions = [
+            ("/hash_key_function", &self.hash_key_function, "murmur64"),
+            (
+                "/basic_auth_hash_key_function",
+                &self.basic_auth_hash_key_function,
+                "bcrypt",
+            ),
+        ];
+        for (pointer, name, instead) in functions {
+            let is_bcrypt = pointer.starts_with("/basic") && name == "bcrypt";
+            if !name.is_empty() && HashFn::parse(name).is_none() && !is_bcrypt {
+                found.warn(
+                    pointer,
+                    format!("unknown function {name:?}; {instead} is used, as in Tyk"),
+                );
+            }
         }
         let options = &self.http_server_options;
         let versions = [
@@ -341,11 +361,15 @@ impl Config {
                 "/ssl_force_common_name_check",
                 "the check of common names beside that of certificates",
             ),
-            (!self.hash_keys, "/hash_keys", "hashed keys"),
             (
                 self.version_header.is_empty(),
                 "/version_header",
                 "the version in answers",
+            ),
+            (
+                !self.health_check.enable_health_checks,
+                "/health_check",
+                "figures of /tyk/health (/metrics has others)",
             ),
             (!self.track_404_logs, "/track_404_logs", "a log of 404s"),
             (
