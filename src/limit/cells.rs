@@ -230,12 +230,14 @@ fn is_idle(since_ms: &AtomicU64, now_ms: u64) -> bool {
 
 /// Names to cells. Striped, so that a pass over it never holds up a shard for long.
 struct Directory<C> {
-    stripes: Box<[RwLock<HashMap<Box<str>, Arc<C>, RandomState>>]>,
+    stripes: Box<[Stripe<C>]>,
     random: RandomState,
     len: AtomicUsize,
     max: usize,
     crowded: AtomicBool,
 }
+
+type Stripe<C> = RwLock<HashMap<Box<str>, Arc<C>, RandomState>>;
 
 const STRIPES: usize = 1_024;
 
@@ -258,7 +260,7 @@ impl<C> Directory<C> {
     }
 
     #[allow(clippy::indexing_slicing, reason = "a remainder of the length")]
-    fn stripe(&self, key: &str) -> &RwLock<HashMap<Box<str>, Arc<C>, RandomState>> {
+    fn stripe(&self, key: &str) -> &Stripe<C> {
         // Upper bits: the table inside uses the lower ones.
         &self.stripes[(self.hash(key) >> 48) as usize % STRIPES]
     }

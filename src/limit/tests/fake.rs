@@ -13,8 +13,8 @@ use std::{
 use crate::{
     limit::scripts,
     storage::{
-        Add, Counter, Eval, ListLimit, PushOutcome, ScriptReply, Scripts, Store, StoreError,
-        Subscription, Ttl, Waiting, WriteOp,
+        Add, Counter, Eval, ListLimit, PushOutcome, Script, ScriptReply, Scripts, Store,
+        StoreError, Subscription, Ttl, Waiting, WriteOp,
     },
 };
 
@@ -89,7 +89,7 @@ impl Fake {
             .collect();
         let (now_us, now_ms) = (self.now_us.load(SeqCst) as i64, self.now_ms());
         let mut state = self.state.lock().unwrap();
-        let is = |script| std::ptr::eq(eval.script, script);
+        let is = |script: &'static Script| std::ptr::eq(eval.script, script);
         if is(&scripts::LEASE) {
             ints(
                 &state
