@@ -13,7 +13,7 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 use redis::Value;
 use tokio::{
     sync::{Notify, watch},
-    task::AbortHandle,
+    task::{AbortHandle, JoinSet},
     time::Instant,
 };
 
@@ -25,8 +25,8 @@ use crate::storage::redis::{
 /// A connection that owes an answer for so long is replaced.
 const SILENCE_MAX: Duration = Duration::from_secs(1);
 
-/// For one attempt to connect and log in. Short, so that a server that comes back is found at once;
-/// every fourth attempt has the whole timeout, for a server that is far away.
+/// Until another attempt to connect and log in is begun. Short, so that a server that comes back is
+/// found at once.
 const CONNECT_MAX: Duration = Duration::from_millis(700);
 
 const PAUSE_MIN: Duration = Duration::from_millis(20);
@@ -140,20 +140,13 @@ async fn keep(what: &str, timeout: Duration, dial: &Dial, state: &watch::Sender<
     let mut since = Instant::now();
     // Said once per interruption.
     let mut told: Option<String> = None;
-    for attempt in 1_u64.. {
-        let patience = match attempt % 4 {
-            0 => timeout.max(CONNECT_MAX),
-            _ => CONNECT_MAX,
-        };
+    let mut attempts = Attempts::default();
+    loop {
         let began = Instant::now();
-        let dialled = match tokio::time::timeout(patience, dial()).await {
-            Ok(Ok(connection)) => Ok(Arc::new(connection)),
-            Ok(Err(why)) => Err(why),
-            Err(_) => Err("no connection in time".to_owned()),
-        };
-        let why = match dialled {
+        let why = match attempts.next(timeout, dial).await {
             Err(why) => why,
             Ok(connection) => {
+                let connection = Arc::new(connection);
                 if told.take().is_some() {
                     tracing::info!(prefix = "redis", "{what}: connected again");
                 }
@@ -179,6 +172,46 @@ async fn keep(what: &str, timeout: Duration, dial: &Dial, state: &watch::Sender<
         // An attempt that took long was a pause.
         tokio::time::sleep(by_chance(pause).saturating_sub(began.elapsed())).await;
         pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+/// Attempts to connect: one that was begun just now, and an older one, for a server that is far.
+#[derive(Default)]
+struct Attempts {
+    tasks: JoinSet<Result<Connection, String>>,
+    patient: Option<AbortHandle>,
+}
+
+impl Attempts {
+    /// Begins an attempt; returns what came of it or of an older one, at the latest after
+    /// [`CONNECT_MAX`].
+    async fn next(&mut self, timeout: Duration, dial: &Dial) -> Result<Connection, String> {
+        let dialling = dial();
+        let attempt = self.tasks.spawn(async move {
+            let dialled = tokio::time::timeout(timeout, dialling).await;
+            dialled.unwrap_or_else(|_| Err("no connection in time".to_owned()))
+        });
+        let first = async {
+            loop {
+                match self.tasks.join_next().await {
+                    Some(Ok(dialled)) => return dialled,
+                    // Aborted before.
+                    Some(Err(_)) => {}
+                    None => return Err("no attempt to connect".to_owned()),
+                }
+            }
+        };
+        let Ok(dialled) = tokio::time::timeout(CONNECT_MAX, first).await else {
+            match &self.patient {
+                Some(patient) if !patient.is_finished() => attempt.abort(),
+                _ => self.patient = Some(attempt),
+            }
+            return Err("no connection in time".to_owned());
+        };
+        if dialled.is_ok() {
+            *self = Self::default();
+        }
+        dialled
     }
 }
 
