@@ -28,6 +28,9 @@ pub trait Notifier: Send + Sync {
     /// Counters begin anew: `names` as [`quota_key`] and [`rate_limit_key`] form them. They are
     /// gone from the store.
     fn counters_reset(&self, names: &[String]);
+
+    /// All gateways of the cluster are to reload, this one too.
+    fn group_reload(&self);
 }
 
 /// A key, or its name in the store where that is all that is known.
@@ -78,6 +81,11 @@ impl Keyspace {
             naming,
             notifier,
         }
+    }
+
+    #[must_use]
+    pub fn notifier(&self) -> &dyn Notifier {
+        &*self.notifier
     }
 
     #[must_use]

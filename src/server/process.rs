@@ -14,10 +14,7 @@ use std::{
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    auth::{
-        directory::Directory,
-        keyspace::{self, Keyspace},
-    },
+    auth::{directory::Directory, keyspace::Keyspace},
     config::{Config, StoreKind},
     control::{Answer, Call, Control, Paths, Setup},
     exchange::Settings,
@@ -41,7 +38,7 @@ use crate::{
     policy,
     server::{
         boot::session_freshness,
-        fleet::Member,
+        fleet::{Herald, Member},
         notify::Notifier,
         origin, pid_file,
         signals::{Signal, Signals},
@@ -109,7 +106,7 @@ struct Running {
     directory: Arc<Directory>,
     cells: Arc<Cells>,
     /// There once everything that it needs is.
-    member: RefCell<Option<Rc<Member>>>,
+    member: RefCell<Option<Arc<Member>>>,
     /// Old snapshots are being waited for.
     letting_go: Rc<Cell<bool>>,
 }
@@ -211,15 +208,15 @@ impl Process {
 
         let (bell, ringer) = Bell::new();
         let liveness = Arc::new(Liveness::default());
-        let member = Rc::new(Member::new(
+        let member = Arc::new(Member::new(
             &running.config,
             Arc::clone(&self.owner),
             Arc::clone(&running.directory),
             Arc::clone(&running.cells),
             bell.clone(),
         )?);
-        *running.member.borrow_mut() = Some(Rc::clone(&member));
-        tokio::task::spawn_local(member.run());
+        *running.member.borrow_mut() = Some(Arc::clone(&member));
+        tokio::task::spawn_local(Arc::clone(&member).run());
         let control = Rc::new(Control::new(Setup {
             config: &running.config,
             gateway: live,
@@ -230,7 +227,7 @@ impl Process {
             keyspace: Arc::new(Keyspace::new(
                 Arc::clone(&self.owner),
                 key_naming(&running.config),
-                Arc::new(Told(Arc::clone(&running.directory))),
+                Arc::new(Herald(Arc::clone(&member))),
             )),
             policies: Arc::clone(&running.policies),
         }));
@@ -777,17 +774,6 @@ fn tell(shard: &Handle, job: Job) {
     if shard.outlet.send(Item::Job(job)).is_err() {
         tracing::error!(prefix = "main", "a shard does not take jobs any more");
     }
-}
-
-/// Hears of changes that the REST API made.
-struct Told(Arc<Directory>);
-
-impl keyspace::Notifier for Told {
-    fn key_changed(&self, names: &[String]) {
-        self.0.changed(names.iter().map(String::as_str));
-    }
-
-    fn counters_reset(&self, _names: &[String]) {}
 }
 
 /// Lets go of sessions that nobody uses.

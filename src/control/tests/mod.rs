@@ -92,6 +92,8 @@ impl keyspace::Notifier for Told {
     fn counters_reset(&self, names: &[String]) {
         self.reset.lock().unwrap().extend_from_slice(names);
     }
+
+    fn group_reload(&self) {}
 }
 
 struct Bench {
