@@ -247,7 +247,7 @@ fn three_nodes_share_limits_through_a_server_and_outlive_it() {
         // An answer that comes too late on a loaded machine is counted twice, or has been a share.
         assert!((10..=40).contains(&admitted[0]), "{admitted:?}");
         assert_eq!(admitted[1], 2_000, "120,000 are far");
-        assert!((800..=1_300).contains(&admitted[2]), "{admitted:?}");
+        assert!((800..=1_050).contains(&admitted[2]), "{admitted:?}");
         // The server ends: every node goes on with its share, and soon without waiting.
         drop(server);
         let local = rates("rate-limit-local", rate(30.0, 600.0));
