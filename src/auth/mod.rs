@@ -3,5 +3,6 @@
 pub mod access;
 pub mod directory;
 pub mod keyspace;
+pub mod limits;
 pub mod password;
 pub mod token;

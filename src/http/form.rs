@@ -75,14 +75,16 @@ pub fn decode(text: &[u8]) -> Cow<'_, [u8]> {
 
 /// Appends `text` so that [`decode`] gives it back.
 pub fn encode(out: &mut Vec<u8>, text: &[u8]) {
-    const HEX: &[u8; 16] = b"0123456789ABCDEF";
     for byte in text {
         match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => out.push(*byte),
             b' ' => out.push(b'+'),
             _ => {
                 out.push(b'%');
-                out.extend([byte >> 4, byte & 15].map(|digit| HEX[usize::from(digit)]));
+                out.extend([byte >> 4, byte & 15].map(|digit| match digit {
+                    0..=9 => b'0' + digit,
+                    _ => b'A' + digit - 10,
+                }));
             }
         }
     }

@@ -72,7 +72,7 @@ impl Place {
         let is_named = |name: &[u8]| name.eq_ignore_ascii_case(&self.header);
         let named: Vec<_> = (0..cx.head.fields.len())
             .filter(|index| {
-                let field = cx.head.fields.iter().nth(*index);
+                let field = cx.head.fields.get(*index);
                 field.is_some_and(|field| is_named(cx.part(field.name)))
             })
             .collect();
@@ -80,38 +80,38 @@ impl Place {
             cx.edits().fields.push((index, None));
         }
         if let Some(name) = &self.cookie {
-            self.strip_cookie(cx, name);
+            strip_cookie(cx, name);
         }
     }
+}
 
-    /// Tyk looks at the first `Cookie` field.
-    fn strip_cookie(&self, cx: &mut Ctx, name: &[u8]) {
-        let found = cx
-            .head
-            .fields
-            .iter()
-            .enumerate()
-            .find(|(_, field)| field.id == FieldName::Cookie);
-        let Some((index, field)) = found else {
-            return;
-        };
-        let value = cx.part(field.value);
-        let mut kept = Vec::with_capacity(value.len());
-        let mut is_gone = false;
-        for cookie in value.split(|byte| *byte == b';') {
-            let cookie = cookie.trim_ascii();
-            if !is_gone && cookie.starts_with(name) {
-                is_gone = true;
-                continue;
-            }
-            if !kept.is_empty() {
-                kept.extend_from_slice(b"; ");
-            }
-            kept.extend_from_slice(cookie);
+/// Tyk looks at the first `Cookie` field.
+fn strip_cookie(cx: &mut Ctx, name: &[u8]) {
+    let found = cx
+        .head
+        .fields
+        .iter()
+        .enumerate()
+        .find(|(_, field)| field.id == FieldName::Cookie);
+    let Some((index, field)) = found else {
+        return;
+    };
+    let value = cx.part(field.value);
+    let mut kept = Vec::with_capacity(value.len());
+    let mut is_gone = false;
+    for cookie in value.split(|byte| *byte == b';') {
+        let cookie = cookie.trim_ascii();
+        if !is_gone && cookie.starts_with(name) {
+            is_gone = true;
+            continue;
         }
-        if is_gone {
-            let value = (!kept.is_empty()).then_some(kept);
-            cx.edits().fields.push((index, value));
+        if !kept.is_empty() {
+            kept.extend_from_slice(b"; ");
         }
+        kept.extend_from_slice(cookie);
+    }
+    if is_gone {
+        let value = (!kept.is_empty()).then_some(kept);
+        cx.edits().fields.push((index, value));
     }
 }

@@ -2,20 +2,21 @@
 //!
 //! A [`Store`] is Redis, shared with Tyk gateways under Tyk's key names, or the embedded store of
 //! one process. [`Owner`] holds it for this process and hands it over in an upgrade; [`Liveness`]
-//! asks it for signs of life; [`desk`] answers the shards' questions from it. All of it runs on
-//! tokio's side; shards reach it through the mailbox.
+//! asks it for signs of life. All of it runs on tokio's side; shards reach it through the mailbox.
 //!
 //! Tyk: `storage/redis_cluster.go`, `storage/connection_handler.go`.
 
-pub mod desk;
 mod embedded;
 pub mod keys;
 mod liveness;
+pub mod notification;
 mod ops;
 mod owner;
+mod pulse;
 mod redis;
 mod script;
 mod subscription;
+mod watched;
 
 use std::{path::Path, pin::Pin, sync::Arc, time::Duration};
 
@@ -25,6 +26,7 @@ pub use embedded::Embedded;
 pub use liveness::{Liveness, Probe};
 pub use ops::{Add, Counter, ListLimit, PushOutcome, Ttl, WriteOp};
 pub use owner::{NotOwner, Open, Owner, Ownership, WriteGuard};
+pub use pulse::Pulse;
 pub use redis::Redis;
 pub use script::{Eval, Script, ScriptReply, Scripts};
 pub use subscription::{Event, Subscription};
@@ -37,6 +39,11 @@ pub type Waiting<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + S
 pub trait Store: Send + Sync {
     /// What people call it in a log line.
     fn name(&self) -> &'static str;
+
+    /// How long one that is not in a hurry waits for an answer.
+    fn patience(&self) -> Duration {
+        Duration::from_secs(5)
+    }
 
     /// The value of a key; `None` when there is none or it has expired.
     fn get(&self, key: &str) -> Waiting<'_, Option<Vec<u8>>>;
@@ -123,7 +130,7 @@ pub fn opener(config: &Config, state_dir: &Path) -> Result<Open, StoreError> {
         Some(StoreKind::Redis) => {
             let redis = redis::Options::from_config(&config.storage)?;
             Ok(Arc::new(move || {
-                Ok(Arc::new(Redis::open(&redis)?) as Arc<dyn Store>)
+                Ok(Arc::new(Redis::open(&redis)) as Arc<dyn Store>)
             }))
         }
         Some(StoreKind::Embedded) => {

@@ -185,8 +185,7 @@ mod tests {
         )
         .unwrap();
         use aws_lc_rs::{encoding::AsDer as _, signature::KeyPair as _};
-        let public: aws_lc_rs::encoding::PublicKeyX509Der<'_> =
-            pair.public_key().as_der().unwrap();
+        let public: aws_lc_rs::encoding::PublicKeyX509Der<'_> = pair.public_key().as_der().unwrap();
         let with_key = Signer {
             public_key: Some(public.as_ref().to_vec()),
             ..signer("")

@@ -56,6 +56,10 @@ impl Stub {
         self.0.is_hanging.store(true, SeqCst);
     }
 
+    pub(crate) fn wake(&self) {
+        self.0.is_hanging.store(false, SeqCst);
+    }
+
     pub(crate) fn is_open(&self) -> bool {
         self.0.is_open.load(SeqCst)
     }
@@ -232,20 +236,7 @@ fn check_refused(change: impl FnOnce(&mut Config), expected: &str) {
 }
 
 #[test]
-fn what_is_not_spoken_yet_is_refused_by_name() {
-    check_refused(
-        |c| c.storage.enable_cluster = true,
-        "storage.enable_cluster",
-    );
-    check_refused(
-        |c| c.storage.master_name = "m".into(),
-        "storage.master_name",
-    );
-    check_refused(|c| c.storage.use_ssl = true, "storage.use_ssl");
-    check_refused(
-        |c| c.storage.addrs = vec!["a:1".into(), "b:2".into()],
-        "2 servers need a cluster",
-    );
+fn what_cannot_be_is_refused_by_name() {
     check_refused(|c| c.storage.addrs = vec!["a".into()], "is no address");
     check_refused(
         |c| c.storage.addrs = vec!["a:99999".into()],
@@ -254,6 +245,28 @@ fn what_is_not_spoken_yet_is_refused_by_name() {
     check_refused(
         |c| c.storage.kind = "etcd".into(),
         "\"etcd\" does not exist",
+    );
+    check_refused(
+        |c| {
+            c.storage.use_ssl = true;
+            c.storage.ca_file = "/nowhere/ca.pem".into();
+        },
+        "storage.use_ssl: cannot read /nowhere/ca.pem",
+    );
+    check_refused(
+        |c| {
+            c.storage.use_ssl = true;
+            c.storage.tls_min_version = "1.3".into();
+            c.storage.tls_max_version = "1.2".into();
+        },
+        "above the maximum",
+    );
+    check_refused(
+        |c| {
+            c.storage.use_ssl = true;
+            c.storage.tls_max_version = "ssl3".into();
+        },
+        "is no TLS version",
     );
 }
 
@@ -270,45 +283,4 @@ fn the_store_path_wins_over_the_state_folder() {
     config.penstock.store_path = named.path().to_str().unwrap().to_owned();
     open(&config);
     assert!(named.path().join("penstock.redb").exists());
-}
-
-#[test]
-fn questions_of_shards_are_answered_from_the_store() {
-    use crate::mailbox::{Answered, Line, Outlet, Wake, inbox, mailbox};
-    let stub = Stub::new();
-    stub.put("apikey-known", "{}");
-    let (mailbox, desk) = mailbox(8);
-    let (inbox, outlet): (_, Outlet<Answered<desk::Found>>) = inbox(Wake::socketpair().unwrap(), 8);
-    let line = Line::new(mailbox, Arc::new(outlet), 8);
-    paused(async {
-        let owner = Arc::new(stub.owner());
-        owner.acquire().await.unwrap();
-        let keys = |asked: &'static str| asked.split(' ').map(keys::session).collect();
-        tokio::spawn(desk::run(desk, Arc::clone(&owner), keys, |found| found));
-        let ask = async |key: &'static str| {
-            let answer = line.ask(key, u64::MAX);
-            // The shard's loop: whatever arrives is handed to the line.
-            let draining = async {
-                loop {
-                    inbox.drain(|answered| {
-                        line.complete(answered);
-                    });
-                    tokio::task::yield_now().await;
-                }
-            };
-            tokio::select! {
-                found = answer => found.unwrap(),
-                () = draining => unreachable!(),
-            }
-        };
-        assert_eq!(ask("known").await, Ok(Some(b"{}".to_vec())));
-        assert_eq!(ask("unknown").await, Ok(None));
-        stub.put("apikey-second", "2");
-        assert_eq!(ask("unknown second known").await, Ok(Some(b"2".to_vec())));
-        stub.fail("down");
-        assert_eq!(ask("known").await, Err(StoreError::Away("down".to_owned())));
-        stub.heal();
-        owner.release().await.unwrap();
-        assert_eq!(ask("known").await, Err(StoreError::Closed));
-    });
 }

@@ -92,6 +92,10 @@ impl keyspace::Notifier for Told {
     fn counters_reset(&self, names: &[String]) {
         self.reset.lock().unwrap().extend_from_slice(names);
     }
+
+    fn reserved(&self, _quota: &str) -> i64 {
+        0
+    }
 }
 
 struct Bench {

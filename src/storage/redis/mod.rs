@@ -1,32 +1,45 @@
-//! Sessions in Redis, under Tyk's key names.
+//! Sessions in Redis, under Tyk's key names: one server, one found through sentinels, or a cluster.
 //!
-//! One multiplexed connection that is opened when it is first needed and anew when it breaks; a
-//! gateway starts, and serves keyless APIs, while Redis is away (as Tyk).
+//! Connections open when they are first needed and anew when they end ([`lane`]); a gateway starts,
+//! and serves keyless APIs, while Redis is away (as Tyk). A question that was certainly not done is
+//! asked again, elsewhere if need be, until the configured `timeout`; one that may have been done is
+//! asked again only when that changes nothing.
 
-#![allow(
-    clippy::disallowed_types,
-    reason = "held for a few instructions on the control side and never over an await"
-)]
-
+mod cluster;
+mod dial;
+mod lane;
+mod link;
 mod options;
 mod pubsub;
 mod request;
+mod sentinel;
 
-use std::{collections::BTreeSet, time::Duration};
-
-use redis::{
-    Client, Cmd, ConnectionAddr, IntoConnectionInfo as _, RedisConnectionInfo, RedisError, Value,
-    aio::{ConnectionLike as _, ConnectionManager, ConnectionManagerConfig},
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    sync::Arc,
+    time::Duration,
 };
-use tokio::sync::mpsc;
+
+use arc_swap::ArcSwapOption;
+use redis::{Cmd, Value};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 
 use crate::storage::{
     Add, Counter, Eval, ListLimit, PushOutcome, Script, ScriptReply, Scripts, Store, StoreError,
     Subscription, Ttl, Waiting, WriteOp, keys,
 };
 
+use cluster::Cluster;
+use dial::Connection;
+use link::Link;
 pub(super) use options::Options;
-use request::{Failure, FailureKind, Request};
+use options::{Address, Kind};
+use request::{Failure, FailureKind, Request, Route};
+use sentinel::Sentinels;
 
 /// Adds ARGV[1] to a counter and gives it ARGV[2] ms to live when it is new (0: for ever); its value
 /// and `PTTL`.
@@ -61,87 +74,165 @@ const SCAN_COUNT: usize = 1000;
 /// Messages that a subscriber may be behind.
 const EVENTS_MAX: usize = 1024;
 
-/// Between attempts to listen.
-const RECONNECT_PAUSE: Duration = Duration::from_millis(500);
+/// Between attempts to listen, and to ask again.
+const PAUSE_MAX: Duration = Duration::from_millis(100);
 
-/// A Redis server, connected when needed.
+/// How long a single server may be away before questions stop waiting for it. Others take over for
+/// a master of sentinels or of a cluster, which is worth the whole timeout.
+const SINGLE_PATIENCE: Duration = Duration::from_secs(1);
+
+/// For one attempt to connect in order to listen.
+const CONNECT_MAX: Duration = Duration::from_secs(1);
+
+/// A Redis, connected when needed.
 pub struct Redis {
-    options: Options,
+    timeout: Duration,
     /// `None` once closed.
-    connection: std::sync::RwLock<Option<ConnectionManager>>,
+    transport: ArcSwapOption<Transport>,
+    is_closed: watch::Sender<bool>,
+}
+
+struct Transport {
+    options: Options,
+    way: Way,
+}
+
+enum Way {
+    Single(Link),
+    Sentinel(Link, Arc<Sentinels>),
+    Cluster(Cluster),
+}
+
+impl Transport {
+    fn new(options: &Options) -> Self {
+        let link = |dial| Link::new("redis", options.lanes, dial);
+        let way = match &options.kind {
+            Kind::Cluster => Way::Cluster(Cluster::new(options.clone())),
+            Kind::Single => {
+                let options = options.clone();
+                Way::Single(link(Arc::new(move || {
+                    let options = options.clone();
+                    Box::pin(async move {
+                        match options.addresses.first() {
+                            Some(address) => Connection::open(&options, address).await,
+                            None => Err("no address".to_owned()),
+                        }
+                    })
+                })))
+            }
+            Kind::Sentinel {
+                master_name,
+                password,
+            } => {
+                let sentinels = Arc::new(Sentinels::new(
+                    options.clone(),
+                    master_name.clone(),
+                    password.clone(),
+                ));
+                let asked = Arc::clone(&sentinels);
+                let dial = Arc::new(move || {
+                    let sentinels = Arc::clone(&asked);
+                    Box::pin(async move { sentinels.dial().await }) as _
+                });
+                Way::Sentinel(link(dial), sentinels)
+            }
+        };
+        Self {
+            options: options.clone(),
+            way,
+        }
+    }
+
+    async fn exchange(&self, requests: &[&Request], until: Instant) -> Vec<Result<Value, Failure>> {
+        match &self.way {
+            Way::Single(link) => {
+                let patience = SINGLE_PATIENCE;
+                link.exchange(requests, until, patience, until).await
+            }
+            Way::Sentinel(link, _) => {
+                let patience = Duration::MAX;
+                link.exchange(requests, until, patience, until).await
+            }
+            Way::Cluster(cluster) => cluster.exchange(requests, until).await,
+        }
+    }
+
+    /// A server through which everybody hears.
+    async fn publisher(&self) -> io::Result<Address> {
+        match &self.way {
+            Way::Single(_) => {
+                let address = self.options.addresses.first().cloned();
+                address.ok_or_else(|| io::Error::other("no address"))
+            }
+            Way::Sentinel(_, sentinels) => sentinels.master().await.map_err(io::Error::other),
+            Way::Cluster(cluster) => Ok(cluster.anyone()),
+        }
+    }
 }
 
 impl Redis {
-    /// Prepares the connection; opens none. To be called inside a tokio runtime.
-    ///
-    /// # Errors
-    /// [`StoreError::Unusable`] when the options make no sense to the client.
-    pub fn open(options: &Options) -> Result<Self, StoreError> {
-        let unusable = |error: RedisError| StoreError::Unusable(format!("storage: {error}"));
-        let mut login = RedisConnectionInfo::default().set_db(options.database);
-        if !options.username.is_empty() {
-            login = login.set_username(&options.username);
+    /// Prepares connections; opens none. To be called inside a tokio runtime.
+    #[must_use]
+    pub fn open(options: &Options) -> Self {
+        Self {
+            timeout: options.timeout,
+            transport: ArcSwapOption::from_pointee(Transport::new(options)),
+            is_closed: watch::Sender::new(false),
         }
-        if !options.password.is_empty() {
-            login = login.set_password(&options.password);
-        }
-        let info = ConnectionAddr::Tcp(options.host.clone(), options.port)
-            .into_connection_info()
-            .map_err(unusable)?
-            .set_redis_settings(login);
-        let client = Client::open(info).map_err(unusable)?;
-        // One retry: a question must fail fast while the server is down, and the next one tries
-        // again anyway.
-        let config = ConnectionManagerConfig::new()
-            .set_connection_timeout(Some(options.timeout))
-            .set_response_timeout(Some(options.timeout))
-            .set_number_of_retries(1)
-            .set_min_delay(Duration::from_millis(20))
-            .set_max_delay(Duration::from_millis(100));
-        let connection =
-            ConnectionManager::new_lazy_with_config(client, config).map_err(unusable)?;
-        Ok(Self {
-            options: options.clone(),
-            connection: std::sync::RwLock::new(Some(connection)),
-        })
     }
 
-    /// A handle to the one connection.
-    fn connection(&self) -> Result<ConnectionManager, StoreError> {
-        let connection = match self.connection.read() {
-            Ok(connection) => connection,
-            Err(poisoned) => poisoned.into_inner(),
-        };
-        connection.clone().ok_or(StoreError::Closed)
+    fn transport(&self) -> Result<Arc<Transport>, StoreError> {
+        self.transport.load_full().ok_or(StoreError::Closed)
     }
 
-    /// Asks several things in one round trip; answers each, in order.
+    /// The cluster, if it is one.
+    fn is_cluster(&self) -> Result<bool, StoreError> {
+        Ok(matches!(self.transport()?.way, Way::Cluster(_)))
+    }
+
+    /// Asks several things in one round trip per server; answers each, in order.
     async fn exchange(
         &self,
         requests: &[Request],
     ) -> Result<Vec<Result<Value, Failure>>, StoreError> {
-        let mut connection = self.connection()?;
-        let mut pipeline = redis::pipe();
-        let mut count = 0;
-        for request in requests {
-            count += request.commands.len();
-            for command in &request.commands {
-                pipeline.add_command(command.clone());
-            }
-        }
-        if count == 0 {
+        if requests.is_empty() {
             return Ok(Vec::new());
         }
-        let replies = connection
-            .req_packed_commands(&pipeline, 0, count)
-            .await
-            .map_err(|error| StoreError::Away(format!("redis: {error}")))?;
-        let mut replies = replies.into_iter();
-        let outcome = |request: &Request| {
-            let replies = replies.by_ref().take(request.commands.len()).collect();
-            Request::outcome(replies)
-        };
-        Ok(requests.iter().map(outcome).collect())
+        let transport = self.transport()?;
+        let until = Instant::now() + self.timeout;
+        let mut outcomes: Vec<Result<Value, Failure>> = Vec::new();
+        let mut asked: Vec<(usize, &Request)> = requests.iter().enumerate().collect();
+        // The first time at once: the server may just have said whom to ask.
+        let mut pause = Duration::ZERO;
+        loop {
+            let all: Vec<_> = asked.iter().map(|(_, request)| *request).collect();
+            let answers = transport.exchange(&all, until).await;
+            let mut again = Vec::new();
+            for ((at, request), answer) in asked.into_iter().zip(answers) {
+                let may_be_repeated = match &answer {
+                    Ok(_) => false,
+                    Err(failure) => match failure.kind {
+                        FailureKind::NotNow => true,
+                        FailureKind::Unknown => request.is_repeatable,
+                        FailureKind::NoScript | FailureKind::Refused => false,
+                    },
+                };
+                if may_be_repeated {
+                    again.push((at, request));
+                }
+                match outcomes.get_mut(at) {
+                    Some(outcome) => *outcome = answer,
+                    // The first round is in order.
+                    None => outcomes.push(answer),
+                }
+            }
+            if again.is_empty() || Instant::now() + pause >= until {
+                return Ok(outcomes);
+            }
+            asked = again;
+            tokio::time::sleep(lane::by_chance(pause)).await;
+            pause = (pause * 2).clamp(Duration::from_millis(5), PAUSE_MAX);
+        }
     }
 
     async fn one(&self, request: Request) -> Result<Value, StoreError> {
@@ -153,23 +244,33 @@ impl Redis {
     }
 
     /// Runs scripts by name, and those that the server does not know by their text.
-    async fn run(&self, evals: &[Eval]) -> Result<Vec<Result<Value, Failure>>, StoreError> {
+    async fn run(
+        &self,
+        evals: &[Eval],
+        is_bulk: bool,
+    ) -> Result<Vec<Result<Value, Failure>>, StoreError> {
+        let request = |eval: &Eval, command: &str, script: &str| Request {
+            is_bulk,
+            ..eval_request(eval, command, script)
+        };
         let named: Vec<_> = evals
             .iter()
-            .map(|eval| eval_request(eval, "EVALSHA", eval.script.sha1()))
+            .map(|eval| request(eval, "EVALSHA", eval.script.sha1()))
             .collect();
         let mut outcomes = self.exchange(&named).await?;
-        let is_unknown = |outcome: &Result<Value, Failure>| matches!(outcome, Err(failure) if failure.kind == FailureKind::NoScript);
-        let unknown: Vec<_> = (0..outcomes.len())
-            .filter(|at| outcomes.get(*at).is_some_and(is_unknown))
-            .collect();
+        let mut unknown = Vec::new();
+        for (at, outcome) in outcomes.iter().enumerate() {
+            if matches!(outcome, Err(failure) if failure.kind == FailureKind::NoScript) {
+                unknown.push(at);
+            }
+        }
         if unknown.is_empty() {
             return Ok(outcomes);
         }
         let in_full: Vec<_> = unknown
             .iter()
             .filter_map(|at| evals.get(*at))
-            .map(|eval| eval_request(eval, "EVAL", eval.script.source()))
+            .map(|eval| request(eval, "EVAL", eval.script.source()))
             .collect();
         let again = self.exchange(&in_full).await?;
         for (at, outcome) in unknown.into_iter().zip(again) {
@@ -178,6 +279,33 @@ impl Redis {
             }
         }
         Ok(outcomes)
+    }
+
+    /// The names on one server that match.
+    async fn scan(
+        &self,
+        pattern: &str,
+        route: &Route,
+        names: &mut BTreeSet<String>,
+    ) -> Result<(), StoreError> {
+        let mut cursor = "0".to_owned();
+        loop {
+            let mut command = redis::cmd("SCAN");
+            command.arg(&cursor).arg("MATCH").arg(pattern);
+            command.arg("COUNT").arg(SCAN_COUNT);
+            let request = Request {
+                route: route.clone(),
+                is_bulk: true,
+                ..Request::read(command, "")
+            };
+            let (next, page) = request::page(self.one(request).await?)?;
+            // A name may come twice.
+            names.extend(page);
+            if next == "0" {
+                return Ok(());
+            }
+            cursor = next;
+        }
     }
 }
 
@@ -190,10 +318,13 @@ fn eval_request(eval: &Eval, command: &str, script: &str) -> Request {
     for arg in &eval.args {
         command.arg(arg.as_slice());
     }
+    let route = match eval.keys.first() {
+        Some(key) => Route::Key(key.clone()),
+        None => Route::Anywhere,
+    };
     Request {
-        commands: vec![command],
-        key: eval.keys.first().cloned(),
-        is_repeatable: false,
+        route,
+        ..Request::write(command, "")
     }
 }
 
@@ -223,6 +354,10 @@ impl Store for Redis {
         "redis"
     }
 
+    fn patience(&self) -> Duration {
+        self.timeout
+    }
+
     fn get(&self, key: &str) -> Waiting<'_, Option<Vec<u8>>> {
         let request = Request::read(Cmd::get(key), key);
         Box::pin(async move { request::bytes(self.one(request).await?) })
@@ -233,6 +368,15 @@ impl Store for Redis {
             let Some(first) = keys.first() else {
                 return Ok(Vec::new());
             };
+            if self.is_cluster()? {
+                let read = |key: &String| Request::read(Cmd::get(key), key);
+                let requests: Vec<_> = keys.iter().map(read).collect();
+                let outcomes = self.exchange(&requests).await?;
+                return outcomes
+                    .into_iter()
+                    .map(|outcome| request::bytes(outcome?))
+                    .collect();
+            }
             let mut command = redis::cmd("MGET");
             command.arg(&keys);
             let values = self.one(Request::read(command, first)).await?;
@@ -268,36 +412,45 @@ impl Store for Redis {
         }
         pattern.push('*');
         Box::pin(async move {
-            // A name may come twice.
+            let transport = self.transport()?;
             let mut names = BTreeSet::new();
-            let mut cursor = "0".to_owned();
-            loop {
-                let mut command = redis::cmd("SCAN");
-                command.arg(&cursor).arg("MATCH").arg(&pattern);
-                command.arg("COUNT").arg(SCAN_COUNT);
-                let (next, page) = request::page(self.one(Request::read(command, "")).await?)?;
-                names.extend(page);
-                if next == "0" {
-                    return Ok(names.into_iter().collect());
+            match &transport.way {
+                Way::Cluster(cluster) => {
+                    for server in cluster.masters(Instant::now() + self.timeout).await {
+                        let route = Route::Server(server);
+                        self.scan(&pattern, &route, &mut names).await?;
+                    }
                 }
-                cursor = next;
+                _ => self.scan(&pattern, &Route::Anywhere, &mut names).await?,
             }
+            Ok(names.into_iter().collect())
         })
     }
 
     fn write(&self, ops: Vec<WriteOp>) -> Waiting<'_, ()> {
         Box::pin(async move {
-            let commands: Vec<_> = ops
-                .iter()
-                .map(|op| match op {
-                    WriteOp::Set { key, value, ttl } => set(key, value, *ttl),
-                    WriteOp::Delete(key) => Cmd::del(key),
-                })
-                .collect();
-            if commands.is_empty() {
-                return Ok(());
+            let is_cluster = self.is_cluster()?;
+            let mut slots: BTreeMap<u16, (Vec<Cmd>, String)> = BTreeMap::new();
+            for op in ops {
+                let (command, key) = match op {
+                    WriteOp::Set { key, value, ttl } => (set(&key, &value, ttl), key),
+                    WriteOp::Delete(key) => (Cmd::del(&key), key),
+                };
+                let slot = match is_cluster {
+                    true => cluster::slot(key.as_bytes()),
+                    false => 0,
+                };
+                let (commands, _) = slots.entry(slot).or_insert((Vec::new(), key));
+                commands.push(command);
             }
-            self.one(Request::together(commands, "")).await.map(drop)
+            let requests: Vec<_> = slots
+                .into_values()
+                .map(|(commands, key)| Request::together(commands, &key))
+                .collect();
+            for outcome in self.exchange(&requests).await? {
+                outcome?;
+            }
+            Ok(())
         })
     }
 
@@ -324,7 +477,7 @@ impl Store for Redis {
                 })
                 .collect();
             let mut counters = Vec::with_capacity(evals.len());
-            for outcome in self.run(&evals).await? {
+            for outcome in self.run(&evals, false).await? {
                 let reply = request::script_reply(outcome?)?;
                 let Some([value, pttl]) = reply.ints() else {
                     return Err(StoreError::Away("redis: a counter is no number".to_owned()));
@@ -351,7 +504,7 @@ impl Store for Redis {
             args,
         };
         Box::pin(async move {
-            match self.run(&[eval]).await?.pop() {
+            match self.run(&[eval], true).await?.pop() {
                 Some(outcome) => request::pushed(outcome?),
                 None => Err(StoreError::Closed),
             }
@@ -359,24 +512,38 @@ impl Store for Redis {
     }
 
     fn publish(&self, channel: &str, message: &str) -> Waiting<'_, ()> {
-        let request = Request::write(Cmd::publish(channel, message), channel);
+        let request = Request {
+            route: Route::Anywhere,
+            ..Request::write(Cmd::publish(channel, message), "")
+        };
         Box::pin(async move { self.one(request).await.map(drop) })
     }
 
     fn subscribe(&self, channel: &str) -> Option<Subscription> {
         let (events, receiver) = mpsc::channel(EVENTS_MAX);
-        let (options, channel) = (self.options.clone(), channel.to_owned());
+        let transport = self.transport.load_full();
+        let (channel, mut is_closed) = (channel.to_owned(), self.is_closed.subscribe());
         let task = tokio::spawn(async move {
-            while !events.is_closed() {
-                let listening = async {
-                    let address = (options.host.as_str(), options.port);
-                    let stream = tokio::net::TcpStream::connect(address).await?;
-                    pubsub::listen(stream, &options.login(), &channel, &events).await
-                };
-                if let Err(error) = listening.await {
-                    tracing::warn!(prefix = "pub-sub", channel, "subscription lost: {error}");
+            let Some(transport) = transport else {
+                return;
+            };
+            let listening = async {
+                // Said once per interruption.
+                let mut is_told = false;
+                while !events.is_closed() {
+                    let error = listen(&transport, &channel, &events, &mut is_told).await;
+                    if let Err(error) = error
+                        && !is_told
+                    {
+                        tracing::warn!(prefix = "pub-sub", channel, "not listening: {error}");
+                        is_told = true;
+                    }
+                    tokio::time::sleep(lane::by_chance(5 * PAUSE_MAX)).await;
                 }
-                tokio::time::sleep(RECONNECT_PAUSE).await;
+            };
+            tokio::select! {
+                () = listening => {}
+                _ = is_closed.wait_for(|is_closed| *is_closed) => {}
             }
         });
         Some(Subscription::new(receiver, task))
@@ -401,18 +568,37 @@ impl Store for Redis {
     }
 
     fn close(&self) -> Waiting<'_, ()> {
-        match self.connection.write() {
-            Ok(mut connection) => *connection = None,
-            Err(poisoned) => *poisoned.into_inner() = None,
-        }
+        self.transport.store(None);
+        self.is_closed.send_replace(true);
         Box::pin(async { Ok(()) })
     }
+}
+
+/// Listens over one connection for as long as it lasts.
+async fn listen(
+    transport: &Transport,
+    channel: &str,
+    events: &mpsc::Sender<super::Event>,
+    is_told: &mut bool,
+) -> io::Result<()> {
+    let options = &transport.options;
+    let connecting = async {
+        let address = transport.publisher().await?;
+        dial::stream(options, &address).await
+    };
+    let stream = match tokio::time::timeout(CONNECT_MAX, connecting).await {
+        Ok(stream) => stream?,
+        Err(_) => return Err(io::ErrorKind::TimedOut.into()),
+    };
+    *is_told = false;
+    let login = dial::login(&options.username, &options.password);
+    pubsub::listen(stream, login, channel, events).await
 }
 
 impl Scripts for Redis {
     fn eval_many(&self, evals: Vec<Eval>) -> Waiting<'_, Vec<Result<ScriptReply, StoreError>>> {
         Box::pin(async move {
-            let outcomes = self.run(&evals).await?;
+            let outcomes = self.run(&evals, false).await?;
             let read = |outcome: Result<Value, Failure>| request::script_reply(outcome?);
             Ok(outcomes.into_iter().map(read).collect())
         })

@@ -8,7 +8,7 @@ use tokio::{
     sync::mpsc,
 };
 
-use crate::storage::Event;
+use crate::storage::{Event, redis::dial};
 
 /// A silent server is asked for a sign of life this often, and given up after two such spans.
 const PING_EVERY: Duration = Duration::from_secs(5);
@@ -16,31 +16,32 @@ const PING_EVERY: Duration = Duration::from_secs(5);
 /// Subscribes and passes messages on until the connection breaks or the subscriber is gone. A
 /// subscriber that is slow holds up the server, which gives the connection up at some point.
 ///
-/// `commands` come first (the login); each must be answered without an error.
 pub(super) async fn listen<S>(
-    stream: S,
-    login: &[redis::Cmd],
+    mut stream: S,
+    login: Option<redis::Cmd>,
     channel: &str,
     events: &mpsc::Sender<Event>,
 ) -> io::Result<()>
 where
-    S: AsyncRead + AsyncWrite,
+    S: AsyncRead + AsyncWrite + Unpin + Send,
 {
+    let login: Vec<_> = login.into_iter().collect();
+    patiently(dial::converse(&mut stream, &login)).await?;
     let (mut read, mut write) = tokio::io::split(stream);
+    #[allow(
+        clippy::default_trait_access,
+        reason = "its type has no name here: it is of another crate"
+    )]
     let mut decoder = Default::default();
-    for command in login {
-        write.write_all(&command.get_packed_command()).await?;
-        let answer = redis::parse_redis_value_async(&mut decoder, &mut read);
-        if let Value::ServerError(error) = patiently(answer).await? {
-            return Err(io::Error::other(error.to_string()));
-        }
-    }
     let subscribe = redis::cmd("SUBSCRIBE").arg(channel).get_packed_command();
     write.write_all(&subscribe).await?;
     let reading = async {
         loop {
-            let answer = redis::parse_redis_value_async(&mut decoder, &mut read);
-            let event = match kind_and_payload(patiently(answer).await?)? {
+            let answer = patiently(async {
+                let answer = redis::parse_redis_value_async(&mut decoder, &mut read);
+                answer.await.map_err(io::Error::other)
+            });
+            let event = match kind_and_payload(answer.await?)? {
                 Some((kind, _)) if kind == b"subscribe" => Event::Reconnected,
                 Some((kind, payload)) if kind == b"message" => Event::Message(payload),
                 _ => continue,
@@ -54,9 +55,7 @@ where
         loop {
             tokio::time::sleep(PING_EVERY).await;
             let ping = redis::cmd("PING").get_packed_command();
-            if let Err(error) = write.write_all(&ping).await {
-                return Err(error);
-            }
+            write.write_all(&ping).await?;
         }
     };
     tokio::select! {
@@ -66,9 +65,9 @@ where
     }
 }
 
-async fn patiently(answer: impl Future<Output = redis::RedisResult<Value>>) -> io::Result<Value> {
+async fn patiently<T>(answer: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     match tokio::time::timeout(2 * PING_EVERY, answer).await {
-        Ok(answer) => answer.map_err(io::Error::other),
+        Ok(answer) => answer,
         Err(_) => Err(io::ErrorKind::TimedOut.into()),
     }
 }

@@ -2,25 +2,36 @@
 
 use redis::{Cmd, ServerErrorKind, Value};
 
-use crate::storage::{PushOutcome, ScriptReply, StoreError, Ttl};
+use crate::storage::{PushOutcome, ScriptReply, StoreError, Ttl, redis::options::Address};
 
 /// Commands that go to one server, next to one another.
 #[derive(Clone)]
-#[allow(dead_code, reason = "read where there are several servers")]
 pub(super) struct Request {
     pub(super) commands: Vec<Cmd>,
-    /// Decides the server in a cluster; any server will do without one.
-    pub(super) key: Option<String>,
+    /// Who is asked, in a cluster.
+    pub(super) route: Route,
     /// May be asked again although it may have been done before.
     pub(super) is_repeatable: bool,
+    /// Large, or slow for the server: stands in nobody's way.
+    pub(super) is_bulk: bool,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+pub(super) enum Route {
+    /// The master that has this key.
+    Key(String),
+    /// This server.
+    Server(Address),
+    Anywhere,
 }
 
 impl Request {
     pub(super) fn read(command: Cmd, key: &str) -> Self {
         Self {
             commands: vec![command],
-            key: Some(key.to_owned()),
+            route: Route::Key(key.to_owned()),
             is_repeatable: true,
+            is_bulk: false,
         }
     }
 
@@ -39,8 +50,9 @@ impl Request {
         all.push(redis::cmd("EXEC"));
         Self {
             commands: all,
-            key: Some(key.to_owned()),
+            route: Route::Key(key.to_owned()),
             is_repeatable: false,
+            is_bulk: false,
         }
     }
 
@@ -63,7 +75,10 @@ impl Request {
             }
             (Value::Array(items), _) => match items.iter().find_map(server_error) {
                 // Part of what should have been done together has been.
-                Some(error) => Err(Failure::refused(error.to_string())),
+                Some(error) => Err(Failure::new(
+                    FailureKind::Refused,
+                    Failure::from_server(error).why,
+                )),
                 None => Ok(Value::Array(items)),
             },
             (last, _) => Ok(last),
@@ -83,10 +98,13 @@ fn server_error(value: &Value) -> Option<&redis::ServerError> {
 pub(super) struct Failure {
     pub(super) kind: FailureKind,
     pub(super) why: String,
+    /// Whom to ask instead (`MOVED`, `ASK`).
+    pub(super) redirect: Option<Redirect>,
+    /// This is no master, or the login is void: a new connection may do better.
+    pub(super) is_wrong_server: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(dead_code, reason = "made where requests are repeated")]
 pub(super) enum FailureKind {
     /// The server does not know the script. Nothing was done.
     NoScript,
@@ -94,15 +112,27 @@ pub(super) enum FailureKind {
     NotNow,
     /// It may have been done.
     Unknown,
-    /// The server does not do it.
+    /// The server does not do it, or there is none.
     Refused,
 }
 
+/// Another server of a cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Redirect {
+    pub(super) slot: u16,
+    /// Its host is empty where it is the asked server's.
+    pub(super) address: Address,
+    /// For this once, by an `ASKING`.
+    pub(super) is_ask: bool,
+}
+
 impl Failure {
-    pub(super) fn refused(why: String) -> Self {
+    pub(super) fn new(kind: FailureKind, why: String) -> Self {
         Self {
-            kind: FailureKind::Refused,
+            kind,
             why,
+            redirect: None,
+            is_wrong_server: false,
         }
     }
 
@@ -121,12 +151,40 @@ impl Failure {
             _ if matches!(error.code(), "BUSY" | "NOREPLICAS") => FailureKind::NotNow,
             _ => FailureKind::Refused,
         };
+        let redirect = match error.kind() {
+            Some(ServerErrorKind::Moved) => redirect(error, false),
+            Some(ServerErrorKind::Ask) => redirect(error, true),
+            _ => None,
+        };
         let why = match error.details() {
             Some(details) => format!("{} {details}", error.code()),
             None => error.code().to_owned(),
         };
-        Self { kind, why }
+        Self {
+            kind,
+            why,
+            redirect,
+            is_wrong_server: error.kind() == Some(ServerErrorKind::ReadOnly)
+                || error.code() == "NOAUTH",
+        }
     }
+}
+
+/// Reads `3999 127.0.0.1:6381`.
+fn redirect(error: &redis::ServerError, is_ask: bool) -> Option<Redirect> {
+    let (slot, address) = error.details()?.split_once(' ')?;
+    let (host, port) = address.rsplit_once(':')?;
+    Some(Redirect {
+        slot: slot.parse().ok()?,
+        address: Address {
+            host: host
+                .trim_start_matches('[')
+                .trim_end_matches(']')
+                .to_owned(),
+            port: port.parse().ok()?,
+        },
+        is_ask,
+    })
 }
 
 impl From<Failure> for StoreError {
