@@ -6,11 +6,8 @@ use std::{fmt, sync::Arc};
 
 use crate::{
     auth::access::{Kind, Scope},
-    limit::{
-        Cells, QuotaCell, QuotaLimit, RateCell, RateLimit, SmoothingRule, Throttle, quota_name,
-        rate_name,
-    },
-    session::{ApiLimit, Session},
+    limit::{Cells, QuotaCell, QuotaLimit, RateCell, RateLimit, SmoothingRule, Throttle},
+    session::{ApiLimit, Session, quota_key, rate_limit_key},
 };
 
 /// What a request with this session has to pass.
@@ -109,15 +106,15 @@ impl ByRequest {
     ) -> (Option<Arc<RateCell>>, Option<Arc<QuotaCell>>) {
         let limit = &self.limit;
         let rate = self.limits_rate.then(|| {
-            let rule = limit.smoothing.filter(|rule| rule.enabled);
             let limit = RateLimit {
                 rate: limit.rate,
                 per: limit.per,
-                smoothing: rule.and_then(|rule| {
-                    SmoothingRule::new(rule.threshold, rule.trigger, rule.step, rule.delay)
-                }),
+                smoothing: limit
+                    .smoothing
+                    .as_ref()
+                    .and_then(SmoothingRule::from_session),
             };
-            cells.rate(&rate_name(&self.scope_name, id), generation, &limit)
+            cells.rate(&rate_limit_key(&self.scope_name, id), generation, &limit)
         });
         let quota = self.limits_quota.then(|| {
             let limit = QuotaLimit {
@@ -125,7 +122,7 @@ impl ByRequest {
                 renewal_s: limit.quota_renewal_rate,
                 renews_at_s: limit.quota_renews,
             };
-            cells.quota(&quota_name(&self.scope_name, id), &limit)
+            cells.quota(&quota_key(&self.scope_name, id), &limit)
         });
         (rate.flatten(), quota.flatten())
     }

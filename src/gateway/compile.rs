@@ -48,7 +48,13 @@ pub struct Compiler {
 
 impl Compiler {
     #[must_use]
-    pub fn new(config: Arc<Config>, names: Names, proxies: ProxyEnv, cells: Arc<Cells>, env: Env) -> Self {
+    pub fn new(
+        config: Arc<Config>,
+        names: Names,
+        proxies: ProxyEnv,
+        cells: Arc<Cells>,
+        env: Env,
+    ) -> Self {
         Self {
             config,
             names,
@@ -86,7 +92,8 @@ impl Compiler {
         let expires_at_s = definition
             .expires_at()
             .map(|at_s| u64::try_from(at_s).unwrap_or(0));
-        let chain = chain::assemble(definition, config, &self.cells, expires_at_s).map_err(refuse)?;
+        let chain =
+            chain::assemble(definition, config, &self.cells, expires_at_s).map_err(refuse)?;
         let version = version_check::version(definition);
         let hard_timeouts = version
             .map(|version| HardTimeouts::from_spec(version, config.ignore_endpoint_case))

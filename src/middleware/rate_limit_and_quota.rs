@@ -29,7 +29,10 @@ pub async fn check(local: &Local, client: &Client, cx: &mut Ctx) -> Verdict {
             .custom_rate_key(|name| context(local, client, cx, name));
         let (id, generation) = match &id {
             Some(id) => (id.as_str(), ""),
-            None => (access.key_name.as_str(), access.session.last_updated.as_str()),
+            None => (
+                access.key_name.as_str(),
+                access.session.last_updated.as_str(),
+            ),
         };
         named = by_request.cells(id, generation, &local.limiters.cells);
         (rate, quota) = (named.0.as_ref(), named.1.as_ref());
@@ -51,12 +54,7 @@ pub async fn check(local: &Local, client: &Client, cx: &mut Ctx) -> Verdict {
 }
 
 /// `$tyk_context.<name>`, as far as it is known before the request is changed.
-fn context<'a>(
-    local: &Local,
-    client: &Client,
-    cx: &'a Ctx,
-    name: &str,
-) -> Option<Cow<'a, str>> {
+fn context<'a>(local: &Local, client: &Client, cx: &'a Ctx, name: &str) -> Option<Cow<'a, str>> {
     if let Some(header) = name.strip_prefix("headers_") {
         let is_named = |field: &[u8]| {
             field.len() == header.len()

@@ -10,7 +10,8 @@ use crate::{
     error::Reject,
     exchange::{Local, Verdict},
     hash::KeyNaming,
-    limit::{Cells, RateCell, RateLimit, api_limiter_id, rate_name},
+    limit::{Cells, RateCell, RateLimit, api_limiter_id},
+    session::rate_limit_key,
 };
 
 /// The API's limiter.
@@ -32,7 +33,7 @@ impl RateLimitForApi {
             smoothing: None,
         };
         let id = api_limiter_id(&api.org_id, &api.api_id);
-        let name = rate_name("", &naming.name(&id));
+        let name = rate_limit_key("", &naming.name(&id));
         let cell = cells.rate(&name, "api", &limit)?;
         Some(Self { cell })
     }

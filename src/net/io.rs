@@ -90,6 +90,10 @@ pub async fn sleep(span: Duration) {
 
 /// What `future` gives within `span`, and `None` when that is over. The future is dropped then: it
 /// must not be one of raw IO.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "for futures that hold no operation of the kernel"
+)]
 pub async fn within<T>(span: Duration, future: impl Future<Output = T>) -> Option<T> {
     monoio::time::timeout(span, future).await.ok()
 }

@@ -186,7 +186,10 @@ impl Member {
             command::DELETE_API_CACHE | command::CONFIG_RESPONSE => {}
             _ if self.is_deaf => {}
             other => {
-                tracing::warn!(prefix = "pub-sub", "Unknown notification command: {other:?}");
+                tracing::warn!(
+                    prefix = "pub-sub",
+                    "Unknown notification command: {other:?}"
+                );
             }
         }
     }

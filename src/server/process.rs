@@ -35,8 +35,8 @@ use crate::{
         dns::{self, Names},
         listener::{Handed, ListenerSet, Place},
         proxy_connect::ProxyEnv,
-        watch::process_ms,
         tls::{Identity, NamedIdentity, ServerOptions, ServerTls},
+        watch::process_ms,
     },
     policy,
     server::{
