@@ -31,6 +31,9 @@ pub trait Notifier: Send + Sync {
 
     /// Units of a quota that this node has taken from its counter in advance, for requests to come.
     fn reserved(&self, quota: &str) -> i64;
+
+    /// All gateways of the cluster are to reload, this one too.
+    fn group_reload(&self);
 }
 
 /// A key, or its name in the store where that is all that is known.
@@ -81,6 +84,11 @@ impl Keyspace {
             naming,
             notifier,
         }
+    }
+
+    #[must_use]
+    pub fn notifier(&self) -> &dyn Notifier {
+        &*self.notifier
     }
 
     #[must_use]

@@ -323,7 +323,7 @@ fn routes(paths: &Paths) -> Router<Arc<Parts>> {
         )
         .route(
             "/tyk/reload/group",
-            get(async |State(parts): Shared| reload::group(&parts.bell)),
+            get(async |State(parts): Shared| reload::group(&parts.bell, &parts.keyspace)),
         )
         .route(
             "/tyk/apis",

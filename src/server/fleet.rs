@@ -5,14 +5,17 @@
 //! Tyk: `gateway/redis_signals.go`, `gateway/distributed_rate_limiter.go`.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::RefCell,
     rc::Rc,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use crate::{
-    auth::directory::Directory,
+    auth::{directory::Directory, keyspace},
     config::Config,
     gateway::reload::Bell,
     hash,
@@ -42,7 +45,7 @@ pub struct Member {
     tag_hash: String,
     is_deaf: bool,
     /// This process hands over to another: its heartbeat would count it twice.
-    is_leaving: Cell<bool>,
+    is_leaving: AtomicBool,
 }
 
 impl Member {
@@ -73,13 +76,13 @@ impl Member {
                 String::new()
             },
             is_deaf: config.suppress_redis_signal_reload,
-            is_leaving: Cell::new(false),
+            is_leaving: AtomicBool::new(false),
         })
     }
 
     /// Ends the heartbeat, because the successor has one of its own, or takes it up again.
     pub fn set_leaving(&self, is_leaving: bool) {
-        self.is_leaving.set(is_leaving);
+        self.is_leaving.store(is_leaving, Ordering::Relaxed);
     }
 
     /// Publishes a message to all nodes, this one among them. What nobody hears is lost, as in Tyk.
@@ -93,14 +96,8 @@ impl Member {
         }
     }
 
-    /// Something was written under these names of keys.
-    pub async fn keys_changed(&self, names: &[String]) {
-        self.directory.changed(names.iter().map(String::as_str));
-        self.tell(command::KEY_SPACE_UPDATE, &names.join(",")).await;
-    }
-
     /// Listens and gives signs of life until the process ends.
-    pub async fn run(self: Rc<Self>) {
+    pub async fn run(self: Arc<Self>) {
         let own_id = hash::random_id().unwrap_or_default();
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         let fleet = Rc::new(RefCell::new(Fleet::new(
@@ -110,10 +107,10 @@ impl Member {
             Arc::clone(self.cells.outlook()),
         )));
         if let Some(every) = self.heartbeat {
-            let (member, own) = (Rc::clone(&self), Rc::clone(&fleet));
+            let (member, own) = (Arc::clone(&self), Rc::clone(&fleet));
             tokio::task::spawn_local(async move {
                 loop {
-                    if !member.is_leaving.get() {
+                    if !member.is_leaving.load(Ordering::Relaxed) {
                         let payload = own.borrow().message(1);
                         member.tell(command::LOAD, &payload).await;
                     }
@@ -192,6 +189,37 @@ impl Member {
                 );
             }
         }
+    }
+}
+
+/// Passes on what the REST API changed: to this node's shards at once, to others by message.
+pub struct Herald(pub Arc<Member>);
+
+impl Herald {
+    fn tell(&self, command: &'static str, payload: String) {
+        let member = Arc::clone(&self.0);
+        tokio::spawn(async move { member.tell(command, &payload).await });
+    }
+}
+
+impl keyspace::Notifier for Herald {
+    fn key_changed(&self, names: &[String]) {
+        self.0.directory.changed(names.iter().map(String::as_str));
+        self.tell(command::KEY_SPACE_UPDATE, names.join(","));
+    }
+
+    fn counters_reset(&self, names: &[String]) {
+        for name in names {
+            self.0.cells.forget_quota(name);
+        }
+    }
+
+    fn reserved(&self, quota: &str) -> i64 {
+        self.0.cells.unused(quota)
+    }
+
+    fn group_reload(&self) {
+        self.tell(command::GROUP_RELOAD, String::new());
     }
 }
 

@@ -14,10 +14,7 @@ use std::{
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    auth::{
-        directory::Directory,
-        keyspace::{self, Keyspace},
-    },
+    auth::{directory::Directory, keyspace::Keyspace},
     config::{Config, StoreKind},
     control::{Answer, Call, Control, Paths, Setup},
     exchange::Settings,
@@ -41,7 +38,7 @@ use crate::{
     policy,
     server::{
         boot::session_freshness,
-        fleet::Member,
+        fleet::{Herald, Member},
         notify::Notifier,
         origin, pid_file,
         signals::{Signal, Signals},
@@ -57,7 +54,7 @@ use crate::{
         Item, Job,
         runtime::{Driver, Handle, Parts, start},
     },
-    storage::{Liveness, Owner, StoreError, notification::command},
+    storage::{Liveness, Owner, StoreError},
 };
 
 const QUESTIONS_MAX: usize = 16 << 10;
@@ -109,7 +106,7 @@ struct Running {
     directory: Arc<Directory>,
     cells: Arc<Cells>,
     /// There once everything that it needs is.
-    member: RefCell<Option<Rc<Member>>>,
+    member: RefCell<Option<Arc<Member>>>,
     /// Old snapshots are being waited for.
     letting_go: Rc<Cell<bool>>,
 }
@@ -211,21 +208,15 @@ impl Process {
 
         let (bell, ringer) = Bell::new();
         let liveness = Arc::new(Liveness::default());
-        let member = Rc::new(Member::new(
+        let member = Arc::new(Member::new(
             &running.config,
             Arc::clone(&self.owner),
             Arc::clone(&running.directory),
             Arc::clone(&running.cells),
             bell.clone(),
         )?);
-        *running.member.borrow_mut() = Some(Rc::clone(&member));
-        tokio::task::spawn_local(Rc::clone(&member).run());
-        let (changes, mut heard) = mpsc::unbounded_channel::<Vec<String>>();
-        tokio::task::spawn_local(async move {
-            while let Some(names) = heard.recv().await {
-                member.tell(command::KEY_SPACE_UPDATE, &names.join(",")).await;
-            }
-        });
+        *running.member.borrow_mut() = Some(Arc::clone(&member));
+        tokio::task::spawn_local(Arc::clone(&member).run());
         let control = Rc::new(Control::new(Setup {
             config: &running.config,
             gateway: live,
@@ -236,11 +227,7 @@ impl Process {
             keyspace: Arc::new(Keyspace::new(
                 Arc::clone(&self.owner),
                 key_naming(&running.config),
-                Arc::new(Told {
-                    directory: Arc::clone(&running.directory),
-                    cells: Arc::clone(&running.cells),
-                    changes,
-                }),
+                Arc::new(Herald(Arc::clone(&member))),
             )),
             policies: Arc::clone(&running.policies),
         }));
@@ -786,31 +773,6 @@ async fn forward(mut signals: Signals, events: mpsc::UnboundedSender<OldEvent>) 
 fn tell(shard: &Handle, job: Job) {
     if shard.outlet.send(Item::Job(job)).is_err() {
         tracing::error!(prefix = "main", "a shard does not take jobs any more");
-    }
-}
-
-/// Hears of changes that the REST API made: this node at once, the others by a message.
-struct Told {
-    directory: Arc<Directory>,
-    cells: Arc<Cells>,
-    changes: mpsc::UnboundedSender<Vec<String>>,
-}
-
-impl keyspace::Notifier for Told {
-    fn key_changed(&self, names: &[String]) {
-        self.directory.changed(names.iter().map(String::as_str));
-        // Fails when the process ends.
-        let _ = self.changes.send(names.to_vec());
-    }
-
-    fn counters_reset(&self, names: &[String]) {
-        for name in names {
-            self.cells.forget_quota(name);
-        }
-    }
-
-    fn reserved(&self, quota: &str) -> i64 {
-        self.cells.unused(quota)
     }
 }
 

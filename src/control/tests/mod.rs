@@ -96,6 +96,8 @@ impl keyspace::Notifier for Told {
     fn reserved(&self, _quota: &str) -> i64 {
         0
     }
+
+    fn group_reload(&self) {}
 }
 
 struct Bench {
