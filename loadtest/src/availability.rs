@@ -5,7 +5,6 @@
 //! `plain` does nothing and shows that the traffic itself is clean. A case passes when all its checks do.
 
 use std::{
-    collections::BTreeMap,
     fs, io,
     net::SocketAddr,
     path::PathBuf,
@@ -251,8 +250,7 @@ impl Plan {
             apis: self.apis(),
             api: overlay.clone(),
             conf,
-            setup: Vec::new(),
-            request_fields: BTreeMap::new(),
+            ..Candidate::new("", kind)
         }
     }
 

@@ -10,13 +10,18 @@
 mod availability;
 mod client;
 mod drive;
+mod fleet;
+mod heads;
 mod histogram;
 mod http1;
+mod instructions;
+mod keys;
 mod open;
 mod origin;
 mod peer;
 mod probe;
 mod process;
+mod redis;
 mod report;
 mod rng;
 mod run;
@@ -39,7 +44,9 @@ use std::{
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{client::Request, origin::Origin, peer::Bench, run::Settings, scenario::Scenario};
+use crate::{
+    client::Request, heads::Heads, origin::Origin, peer::Bench, run::Settings, scenario::Scenario,
+};
 
 #[derive(Parser)]
 #[command(name = "loadtest", about = "Load and availability tests of a gateway")]
@@ -120,6 +127,13 @@ enum Command {
     Availability {
         #[command(flatten)]
         plan: availability::Plan,
+        #[command(flatten)]
+        bench: BenchArgs,
+    },
+    /// Count instructions per request under callgrind.
+    Instructions {
+        #[command(flatten)]
+        plan: instructions::Plan,
         #[command(flatten)]
         bench: BenchArgs,
     },
@@ -290,6 +304,9 @@ fn execute(command: Command) -> io::Result<bool> {
             bench.load_core = None;
             availability::run(&plan, &bench)
         }
+        Command::Instructions { plan, bench } => {
+            instructions::run(&plan, &bench.bench(descriptors)?)
+        }
         Command::Smoke { bench } => {
             let settings = Settings {
                 bench: bench.bench(descriptors)?,
@@ -317,9 +334,10 @@ fn closed_loop(args: &LoadArgs, upload: Option<u64>, new_connection: bool) -> io
     let load = drive::Load {
         target: args.target,
         connections: args.connections,
-        head: request.encode(),
+        heads: Heads::fixed(request.encode()),
         upload_bytes: upload.unwrap_or(0),
         new_connection,
+        refusals: Vec::new(),
         warm_up: Duration::from_secs_f64(args.warm_up),
         measure: Duration::from_secs_f64(args.seconds),
     };
@@ -343,7 +361,8 @@ fn open_loop(args: &LoadArgs, rate: f64, seed: u64) -> io::Result<bool> {
     let load = open::Load {
         target: args.target,
         connections: args.connections,
-        head: args.request().encode(),
+        heads: Heads::fixed(args.request().encode()),
+        refusals: Vec::new(),
         rate,
         seed,
         warm_up: Duration::from_secs_f64(args.warm_up),
