@@ -1,3 +1,5 @@
-//! Where credentials are read.
+//! Where credentials are read, and what they open.
 
+pub mod access;
+pub mod directory;
 pub mod token;

@@ -8,7 +8,7 @@ use crate::{
     config::Config,
     middleware::{
         auth_key::AuthKey, ip_blacklist::IpBlacklist, ip_whitelist::IpWhitelist,
-        validate_json::ValidateJson, version_check::VersionCheck,
+        strip_auth::StripAuth, validate_json::ValidateJson, version_check::VersionCheck,
     },
 };
 
@@ -18,6 +18,10 @@ pub enum Step {
     IpWhitelist(IpWhitelist),
     IpBlacklist(IpBlacklist),
     AuthKey(AuthKey),
+    StripAuth(StripAuth),
+    KeyExpired,
+    AccessRights,
+    GranularAccess,
     ValidateJson(ValidateJson),
 }
 
@@ -36,7 +40,13 @@ impl Step {
     #[must_use]
     pub const fn need(&self) -> Need {
         match self {
-            Self::VersionCheck(_) | Self::IpWhitelist(_) | Self::IpBlacklist(_) => Need::Head,
+            Self::VersionCheck(_)
+            | Self::IpWhitelist(_)
+            | Self::IpBlacklist(_)
+            | Self::StripAuth(_)
+            | Self::KeyExpired
+            | Self::AccessRights
+            | Self::GranularAccess => Need::Head,
             Self::ValidateJson(_) => Need::Content,
             Self::AuthKey(_) => Need::Ask,
         }
@@ -50,6 +60,10 @@ impl Step {
             Self::IpWhitelist(_) => "IPWhiteListMiddleware",
             Self::IpBlacklist(_) => "IPBlackListMiddleware",
             Self::AuthKey(_) => "AuthKey",
+            Self::StripAuth(_) => "StripAuth",
+            Self::KeyExpired => "KeyExpired",
+            Self::AccessRights => "AccessRightsCheck",
+            Self::GranularAccess => "GranularAccessMiddleware",
             Self::ValidateJson(_) => "ValidateJSON",
         }
     }
@@ -74,7 +88,13 @@ pub fn assemble(
     chain.extend(VersionCheck::from_spec(api, expires_at_s).map(Step::VersionCheck));
     chain.extend(IpWhitelist::from_spec(api)?.map(Step::IpWhitelist));
     chain.extend(IpBlacklist::from_spec(api)?.map(Step::IpBlacklist));
-    chain.extend(AuthKey::from_spec(api, config.min_token_length_or_default()).map(Step::AuthKey));
+    chain.extend(AuthKey::from_spec(api, config).map(Step::AuthKey));
+    chain.extend(StripAuth::from_spec(api).map(Step::StripAuth));
+    if !api.use_keyless {
+        chain.extend([Step::KeyExpired, Step::AccessRights]);
+        // For a granular right the key's own entries count: none costs a comparison.
+        chain.push(Step::GranularAccess);
+    }
     if let Some(version) = version {
         let step = ValidateJson::from_spec(version, ignore_case).map_err(|(pointer, reason)| {
             let name = api

@@ -23,6 +23,7 @@ use crate::{
         h1::{Expect, FieldName, Framing, Method},
         uri,
     },
+    middleware::{access_rights, granular_access, key_expired},
     net::{io::Transport, watch::AtDeadline},
     upstream::{
         head,
@@ -251,6 +252,13 @@ async fn chain(
             Step::IpWhitelist(step) => step.check(local, client, cx),
             Step::IpBlacklist(step) => step.check(local, client, cx),
             Step::AuthKey(step) => step.check(local, cx).await,
+            Step::StripAuth(step) => {
+                step.apply(cx);
+                Verdict::Next
+            }
+            Step::KeyExpired => key_expired::check(local, cx),
+            Step::AccessRights => access_rights::check(cx),
+            Step::GranularAccess => granular_access::check(cx),
             Step::ValidateJson(step) => {
                 let path = mount.listen_path.strip(cx.path()).into_owned();
                 if let Some(rule) = step.rule(&path, cx) {

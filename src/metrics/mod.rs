@@ -6,8 +6,10 @@
 
 mod names;
 mod prometheus;
+mod records;
 mod registry;
 mod shard;
 
+pub use records::Records;
 pub use registry::Registry;
 pub use shard::{Counter, Gauge, Shard};

@@ -8,7 +8,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use crate::metrics::{Counter, Shard, names, prometheus::Page};
+use crate::metrics::{Counter, Records, Shard, names, prometheus::Page};
 
 /// Everything this process counts.
 #[derive(Debug)]
@@ -24,6 +24,8 @@ pub struct Registry {
     compilations: AtomicU64,
     upgrades: AtomicU64,
     upgrade_failures: AtomicU64,
+    /// Analytics records on their way to the store.
+    pub records: Records,
 }
 
 impl Registry {
@@ -42,6 +44,7 @@ impl Registry {
             compilations: AtomicU64::new(0),
             upgrades: AtomicU64::new(0),
             upgrade_failures: AtomicU64::new(0),
+            records: Records::default(),
         }
     }
 

@@ -72,6 +72,10 @@ pub struct Shard {
     pub upstream_errors: Counter,
     /// Panics caught; each cost one connection.
     pub panics: Counter,
+    /// Analytics records handed to the writer.
+    pub records: Counter,
+    /// Analytics records for which there was no room on their way to the writer.
+    pub records_dropped: Counter,
     /// Read from clients.
     pub received_bytes: Counter,
     /// Written to clients.

@@ -1,6 +1,6 @@
 //! From a configuration to a serving process: what is made in which order, and how it ends.
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc};
+use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use crate::{
     config::{Config, IoDriver, Loaded},
@@ -172,6 +172,16 @@ fn settings(config: &Config) -> Settings {
         upstream_idle_ms: ms(limits.upstream_idle_s),
         upstream_idle_max: config.idle_per_host_or_default().max(1),
         store_deadline_ms: 100,
+        session_fresh_ms: u64::try_from(session_freshness(config).as_millis()).unwrap_or(u64::MAX),
         access_log: config.penstock.access_log,
+    }
+}
+
+/// How long a session counts without being read again (Tyk: 10 s, in code).
+pub fn session_freshness(config: &Config) -> Duration {
+    if config.local_session_cache.disable_cached_session_state {
+        Duration::ZERO
+    } else {
+        Duration::from_secs(10)
     }
 }

@@ -14,6 +14,7 @@ use std::{
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
+    auth::directory::Directory,
     config::Config,
     control::{Answer, Call, Control, Paths, Setup},
     exchange::Settings,
@@ -32,7 +33,9 @@ use crate::{
         proxy_connect::ProxyEnv,
         tls::{Identity, NamedIdentity, ServerOptions, ServerTls},
     },
+    policy,
     server::{
+        boot::session_freshness,
         notify::Notifier,
         origin, pid_file,
         signals::{Signal, Signals},
@@ -43,11 +46,12 @@ use crate::{
             start::{Inherited, Program},
         },
     },
+    session::key_naming,
     shard::{
         Item, Job,
         runtime::{Driver, Handle, Parts, start},
     },
-    storage::{self, Liveness, Owner},
+    storage::{Liveness, Owner},
 };
 
 const QUESTIONS_MAX: usize = 16 << 10;
@@ -57,6 +61,9 @@ const ENDING: Duration = Duration::from_millis(1500);
 
 /// Between two attempts to accept that failed, for want of descriptors mostly.
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(200);
+
+/// Between two looks at all sessions of the node.
+const SWEEP_EVERY: Duration = Duration::from_secs(10);
 
 /// Between two looks whether somebody still serves from an old snapshot.
 const LET_GO_EVERY: Duration = Duration::from_secs(1);
@@ -91,6 +98,9 @@ struct Running {
     accepting: Cell<bool>,
     /// Listeners that shards accept on.
     accepted: RefCell<BTreeSet<PortKey>>,
+    policy_source: policy::Source,
+    policies: Arc<policy::Current>,
+    directory: Arc<Directory>,
     /// Old snapshots are being waited for.
     letting_go: Rc<Cell<bool>>,
 }
@@ -128,7 +138,7 @@ impl Process {
         let loader = Loader::new(compiler, Arc::clone(&self.errors));
         let live = Arc::new(Live::start(loader, Arc::clone(&self.registry))?);
 
-        let (store_mail, store_desk) = mailbox(QUESTIONS_MAX);
+        let (session_mail, session_desk) = mailbox(QUESTIONS_MAX);
         let (control_mail, control_desk) = mailbox(CALLS_MAX);
         let mut shards = Vec::with_capacity(self.shards);
         for index in 0..self.shards {
@@ -141,7 +151,7 @@ impl Process {
                 settings: Arc::clone(&self.settings),
                 metrics,
                 published: Arc::clone(live.published()),
-                store: store_mail.clone(),
+                sessions: session_mail.clone(),
                 control: control_mail.clone(),
                 control_paths: Paths::from_config(&config),
             };
@@ -150,12 +160,21 @@ impl Process {
             })?;
             shards.push(handle);
         }
+        let policies = Arc::new(policy::Current::default());
         let (channel, listeners) = match inherited {
             Some(Inherited { channel, listeners }) => (Some(channel), listeners),
             None => (None, ListenerSet::default()),
         };
         let running = Rc::new(Running {
             tls: server_tls(&config)?,
+            policy_source: policy::Source::from_config(&config)?,
+            policies: Arc::clone(&policies),
+            directory: Arc::new(Directory::new(
+                key_naming(&config),
+                Arc::clone(&self.owner),
+                policies,
+                session_freshness(&config),
+            )),
             config,
             registry: self.registry,
             owner: Arc::clone(&self.owner),
@@ -167,6 +186,7 @@ impl Process {
             accepted: RefCell::default(),
             letting_go: Rc::default(),
         });
+        running.load_policies().await;
         running.open_listeners(true)?;
 
         let (bell, ringer) = Bell::new();
@@ -180,13 +200,8 @@ impl Process {
             registry: Arc::clone(&running.registry),
         }));
         tokio::task::spawn_local(answer_calls(control_desk, control));
-        let owner = Arc::clone(&self.owner);
-        tokio::spawn(storage::desk::run(
-            store_desk,
-            owner,
-            |keys| keys,
-            |found| found,
-        ));
+        tokio::spawn(Arc::clone(&running.directory).run(session_desk));
+        tokio::spawn(sweep(Arc::clone(&running.directory)));
         tokio::task::spawn_local(Rc::clone(&running).reloads(ringer));
 
         let notifier = Rc::new(self.notifier);
@@ -413,7 +428,33 @@ impl Running {
             .await;
     }
 
+    /// Reads the policies and puts them in force; sessions are worked out anew from them.
+    async fn load_policies(&self) {
+        let (source, policies) = (self.policy_source.clone(), Arc::clone(&self.policies));
+        let may_clear = self.config.penstock.compat_is_strict();
+        let load = tokio::task::spawn_blocking(move || {
+            let load = policy::load(&source, &policies.load(), may_clear);
+            for error in &load.refused {
+                tracing::error!(prefix = "policy", "{error}");
+            }
+            for warning in &load.warnings {
+                tracing::warn!(prefix = "policy", "{warning}");
+            }
+            tracing::info!(
+                prefix = "policy",
+                count = load.policies.len(),
+                "policies loaded"
+            );
+            policies.publish(load.policies);
+        });
+        if let Err(error) = load.await {
+            tracing::error!(prefix = "policy", %error, "loading policies broke off");
+        }
+        self.directory.all_changed();
+    }
+
     async fn reload(&self) -> ReloadReport {
+        self.load_policies().await;
         let live = Arc::clone(&self.live);
         let done = tokio::task::spawn_blocking(move || live.reload()).await;
         let report = match done {
@@ -671,6 +712,14 @@ async fn forward(mut signals: Signals, events: mpsc::UnboundedSender<OldEvent>) 
 fn tell(shard: &Handle, job: Job) {
     if shard.outlet.send(Item::Job(job)).is_err() {
         tracing::error!(prefix = "main", "a shard does not take jobs any more");
+    }
+}
+
+/// Lets go of sessions that nobody uses.
+async fn sweep(directory: Arc<Directory>) {
+    loop {
+        tokio::time::sleep(SWEEP_EVERY).await;
+        directory.sweep();
     }
 }
 

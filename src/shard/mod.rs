@@ -9,6 +9,7 @@ pub mod runtime;
 use std::{cell::Cell, rc::Rc};
 
 use crate::{
+    auth::directory::Found,
     control::{Answer, Call, Paths},
     gateway::serve::Worker,
     mailbox::{Answered, Line},
@@ -16,14 +17,14 @@ use crate::{
 
 /// What reaches a shard from other threads.
 pub enum Item {
-    Store(Answered<crate::storage::desk::Found>),
+    Session(Answered<Found>),
     Control(Answered<Answer>),
     Job(Job),
 }
 
-impl From<Answered<crate::storage::desk::Found>> for Item {
-    fn from(answered: Answered<crate::storage::desk::Found>) -> Self {
-        Self::Store(answered)
+impl From<Answered<Found>> for Item {
+    fn from(answered: Answered<Found>) -> Self {
+        Self::Session(answered)
     }
 }
 

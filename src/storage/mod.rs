@@ -2,17 +2,21 @@
 //!
 //! A [`Store`] is Redis, shared with Tyk gateways under Tyk's key names, or the embedded store of
 //! one process. [`Owner`] holds it for this process and hands it over in an upgrade; [`Liveness`]
-//! asks it for signs of life; [`desk`] answers the shards' questions from it. All of it runs on
-//! tokio's side; shards reach it through the mailbox.
+//! asks it for signs of life. All of it runs on tokio's side; shards reach it through the mailbox.
 //!
 //! Tyk: `storage/redis_cluster.go`, `storage/connection_handler.go`.
 
-pub mod desk;
 mod embedded;
 pub mod keys;
 mod liveness;
+pub mod notification;
+mod ops;
 mod owner;
+mod pulse;
 mod redis;
+mod script;
+mod subscription;
+mod watched;
 
 use std::{path::Path, pin::Pin, sync::Arc, time::Duration};
 
@@ -20,8 +24,12 @@ use crate::config::{Config, StoreKind};
 
 pub use embedded::Embedded;
 pub use liveness::{Liveness, Probe};
+pub use ops::{Add, Counter, ListLimit, PushOutcome, Ttl, WriteOp};
 pub use owner::{NotOwner, Open, Owner, Ownership, WriteGuard};
+pub use pulse::Pulse;
 pub use redis::Redis;
+pub use script::{Eval, Script, ScriptReply, Scripts};
+pub use subscription::{Event, Subscription};
 
 /// What a store answers, later.
 pub type Waiting<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
@@ -31,6 +39,11 @@ pub type Waiting<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + S
 pub trait Store: Send + Sync {
     /// What people call it in a log line.
     fn name(&self) -> &'static str;
+
+    /// How long one that is not in a hurry waits for an answer.
+    fn patience(&self) -> Duration {
+        Duration::from_secs(5)
+    }
 
     /// The value of a key; `None` when there is none or it has expired.
     fn get(&self, key: &str) -> Waiting<'_, Option<Vec<u8>>>;
@@ -46,6 +59,36 @@ pub trait Store: Send + Sync {
     fn delete(&self, key: &str) -> Waiting<'_, bool>;
 
     fn exists(&self, key: &str) -> Waiting<'_, bool>;
+
+    /// The names that begin with `prefix`, sorted. Walks through all of them.
+    fn list(&self, prefix: &str) -> Waiting<'_, Vec<String>>;
+
+    /// Makes several changes, in order and all or none (in a Redis cluster: each on its own). Ok
+    /// only when all of them are stored.
+    fn write(&self, ops: Vec<WriteOp>) -> Waiting<'_, ()>;
+
+    /// How much longer a key lives; `None` when there is none.
+    fn ttl(&self, key: &str) -> Waiting<'_, Option<Ttl>>;
+
+    /// Stores a value unless the key exists; whether it was stored.
+    fn set_if_absent(&self, key: &str, value: &[u8], ttl: Option<Duration>) -> Waiting<'_, bool>;
+
+    /// Adds to counters, in one round trip; answers in order. A counter is a value in decimal
+    /// digits, absent means 0.
+    fn add(&self, adds: Vec<Add>) -> Waiting<'_, Vec<Counter>>;
+
+    /// Appends records to a list.
+    fn push(&self, list: &str, records: Vec<Vec<u8>>, limit: ListLimit)
+    -> Waiting<'_, PushOutcome>;
+
+    /// Tells everybody who subscribed to a channel. A store of one process has nobody to tell.
+    fn publish(&self, channel: &str, message: &str) -> Waiting<'_, ()>;
+
+    /// Listens to a channel, from inside tokio; `None` where nobody else could publish.
+    fn subscribe(&self, channel: &str) -> Option<Subscription>;
+
+    /// `None` for a store of one process, which has nobody to agree with.
+    fn scripts(&self) -> Option<&dyn Scripts>;
 
     /// Proves with a write that the store works now.
     fn probe(&self) -> Waiting<'_, ()>;
@@ -87,7 +130,7 @@ pub fn opener(config: &Config, state_dir: &Path) -> Result<Open, StoreError> {
         Some(StoreKind::Redis) => {
             let redis = redis::Options::from_config(&config.storage)?;
             Ok(Arc::new(move || {
-                Ok(Arc::new(Redis::open(&redis)?) as Arc<dyn Store>)
+                Ok(Arc::new(Redis::open(&redis)) as Arc<dyn Store>)
             }))
         }
         Some(StoreKind::Embedded) => {
@@ -107,4 +150,4 @@ pub fn opener(config: &Config, state_dir: &Path) -> Result<Open, StoreError> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -14,11 +14,14 @@
     reason = "held for a few instructions on the control side and never over an await"
 )]
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use tokio::sync::watch;
 
-use crate::storage::{Store, StoreError};
+use crate::storage::{Pulse, Store, StoreError, watched::Watched};
 
 /// Opens the store. Called on a thread that may wait, inside the tokio runtime.
 pub type Open = Arc<dyn Fn() -> Result<Arc<dyn Store>, StoreError> + Send + Sync>;
@@ -40,13 +43,21 @@ pub struct Owner {
     state: Mutex<State>,
     /// Control writes under way.
     write_count: watch::Sender<usize>,
+    pulse: Arc<Pulse>,
     /// One hand-over at a time.
     turn: tokio::sync::Mutex<()>,
 }
 
 struct State {
     ownership: Ownership,
-    store: Option<Arc<dyn Store>>,
+    store: Option<Opened>,
+}
+
+/// A store, and itself under watch.
+#[derive(Clone)]
+struct Opened {
+    plain: Arc<dyn Store>,
+    watched: Arc<dyn Store>,
 }
 
 /// This process may not write now; the caller answers 503 with `Retry-After`.
@@ -75,6 +86,7 @@ impl Owner {
                 store: None,
             }),
             write_count: watch::Sender::new(0),
+            pulse: Arc::default(),
             turn: tokio::sync::Mutex::new(()),
         }
     }
@@ -84,14 +96,34 @@ impl Owner {
         self.state().ownership
     }
 
-    /// The store, for reading.
+    /// Whether the store answers; stays the same through hand-overs.
+    #[must_use]
+    pub fn pulse(&self) -> Arc<Pulse> {
+        Arc::clone(&self.pulse)
+    }
+
+    /// The store, for those who have [`Store::patience`]. Every question to it ends in time, and at
+    /// once while the store is away ([`Pulse`]).
     ///
     /// # Errors
     /// [`StoreError::Closed`] while this process does not have it.
     pub fn store(&self) -> Result<Arc<dyn Store>, StoreError> {
+        Ok(self.opened()?.watched)
+    }
+
+    /// As [`Owner::store`], with a deadline for each question.
+    ///
+    /// # Errors
+    /// [`StoreError::Closed`] while this process does not have it.
+    pub fn store_within(&self, deadline: Duration) -> Result<Arc<dyn Store>, StoreError> {
+        let plain = self.opened()?.plain;
+        Ok(Arc::new(Watched::new(plain, self.pulse(), deadline)))
+    }
+
+    fn opened(&self) -> Result<Opened, StoreError> {
         let state = self.state();
         match (state.ownership, &state.store) {
-            (Ownership::Owned, Some(store)) => Ok(Arc::clone(store)),
+            (Ownership::Owned, Some(store)) => Ok(store.clone()),
             _ => Err(StoreError::Closed),
         }
     }
@@ -122,9 +154,16 @@ impl Owner {
             return Ok(());
         }
         let open = Arc::clone(&self.open);
-        let store = tokio::task::spawn_blocking(move || open())
+        let plain = tokio::task::spawn_blocking(move || open())
             .await
             .unwrap_or_else(|error| Err(StoreError::Unusable(error.to_string())))?;
+        self.pulse.answered();
+        let patience = plain.patience();
+        let watched = Watched::new(Arc::clone(&plain), self.pulse(), patience);
+        let store = Opened {
+            plain,
+            watched: Arc::new(watched),
+        };
         *self.state() = State {
             ownership: Ownership::Owned,
             store: Some(store),
@@ -153,9 +192,9 @@ impl Owner {
             .await;
         let done = match store {
             None => Ok(()),
-            Some(store) => {
-                let flushed = store.flush().await;
-                store.close().await.and(flushed)
+            Some(Opened { plain, .. }) => {
+                let flushed = plain.flush().await;
+                plain.close().await.and(flushed)
             }
         };
         self.state().ownership = Ownership::Released;
@@ -169,7 +208,7 @@ impl Owner {
 
 #[cfg(test)]
 mod tests {
-    use std::{cell::Cell, time::Duration};
+    use std::cell::Cell;
 
     use super::*;
     use crate::storage::tests::{Stub, paused};

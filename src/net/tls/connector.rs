@@ -50,6 +50,27 @@ impl UpstreamTls {
     /// # Errors
     /// One line: an impossible range of versions, unknown ciphers, an unreadable file.
     pub fn new(options: &TlsOptions) -> Result<Self, String> {
+        Self::build(options, || roots(&options.ca_files))
+    }
+
+    /// As [`UpstreamTls::new`], but where files with roots are named, those of the machine do not
+    /// count (as Go's `RootCAs`).
+    ///
+    /// # Errors
+    /// As [`UpstreamTls::new`].
+    pub fn trusting_only_files(options: &TlsOptions) -> Result<Self, String> {
+        if options.ca_files.is_empty() {
+            return Self::new(options);
+        }
+        Self::build(options, || {
+            with_files(RootCertStore::empty(), &options.ca_files)
+        })
+    }
+
+    fn build(
+        options: &TlsOptions,
+        roots: impl FnOnce() -> Result<Arc<RootCertStore>, String>,
+    ) -> Result<Self, String> {
         let range = Range {
             min_version: options.min_version,
             max_version: options.max_version,
@@ -65,7 +86,7 @@ impl UpstreamTls {
                 .dangerous()
                 .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
         } else {
-            builder.with_root_certificates(roots(&options.ca_files)?)
+            builder.with_root_certificates(roots()?)
         };
         let mut config = match &options.identity {
             None => builder.with_no_client_auth(),
@@ -78,6 +99,12 @@ impl UpstreamTls {
         };
         config.alpn_protocols.clone_from(&options.alpn);
         Ok(Self(Arc::new(config)))
+    }
+
+    /// For connections outside of the shards.
+    #[must_use]
+    pub fn config(&self) -> Arc<ClientConfig> {
+        Arc::clone(&self.0)
     }
 
     /// Makes a connection to `host` a TLS connection. `host` is the name or address that the
@@ -117,7 +144,13 @@ fn roots(ca_files: &[PathBuf]) -> Result<Arc<RootCertStore>, String> {
     if ca_files.is_empty() {
         return Ok(machine.clone());
     }
-    let mut roots = RootCertStore::clone(machine);
+    with_files(RootCertStore::clone(machine), ca_files)
+}
+
+fn with_files(
+    mut roots: RootCertStore,
+    ca_files: &[PathBuf],
+) -> Result<Arc<RootCertStore>, String> {
     for path in ca_files {
         for certificate in certificates_of_file(path)? {
             roots

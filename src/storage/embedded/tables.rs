@@ -1,0 +1,451 @@
+//! The tables in the embedded store's file, and a batch of work on them in one transaction.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use redb::{
+    Database, ReadableDatabase as _, ReadableTable, StorageError, Table, TableDefinition,
+    TableError, WriteTransaction,
+};
+
+use crate::storage::{
+    Add, Counter, ListLimit, PushOutcome, Ttl, WriteOp,
+    embedded::{Found, Work},
+};
+
+/// Key to: eight bytes of expiry in milliseconds since 1970, little-endian, 0 for never; value.
+pub(super) const VALUES: TableDefinition<&str, &[u8]> = TableDefinition::new("values");
+
+/// Name of a list to its [`List`].
+pub(super) const LISTS: TableDefinition<&str, (u64, u64, u64)> = TableDefinition::new("lists");
+
+/// Name of a list and number of a record to the record.
+pub(super) const RECORDS: TableDefinition<(&str, u64), &[u8]> = TableDefinition::new("records");
+
+/// What expires, by when. A row whose value or list has been written anew since is stale.
+pub(super) const EXPIRIES: TableDefinition<(u64, &str), ()> = TableDefinition::new("expiries");
+
+/// Expired values and lists that one writing batch removes beside its own work.
+const SWEEP_MAX: usize = 64;
+
+/// As Redis says it.
+const NO_INTEGER: &str = "value is not an integer or out of range";
+const WRONG_KIND: &str = "operation against a key holding the wrong kind of value";
+
+/// A list: when it expires, as [`VALUES`] has it; number of its first record; number after its
+/// last.
+#[derive(Clone, Copy)]
+struct List {
+    expires_at_ms: u64,
+    first: u64,
+    end: u64,
+}
+
+impl List {
+    fn from_row((expires_at_ms, first, end): (u64, u64, u64)) -> Self {
+        Self {
+            expires_at_ms,
+            first,
+            end,
+        }
+    }
+
+    fn row(self) -> (u64, u64, u64) {
+        (self.expires_at_ms, self.first, self.end)
+    }
+}
+
+pub(super) fn is_write(work: &Work) -> bool {
+    match work {
+        Work::Get(_) | Work::Exists(_) | Work::Ttl(_) | Work::List(_) | Work::Close => false,
+        Work::Write(_)
+        | Work::Delete(_)
+        | Work::SetIfAbsent { .. }
+        | Work::Add(_)
+        | Work::Push { .. }
+        | Work::Flush => true,
+    }
+}
+
+/// Makes the tables of a new file.
+pub(super) fn prepare(database: &Database) -> Result<(), redb::Error> {
+    let transaction = database.begin_read()?;
+    let is_prepared = |opened: Result<(), TableError>| match opened {
+        Ok(()) => Ok(true),
+        Err(TableError::TableDoesNotExist(_)) => Ok(false),
+        Err(error) => Err(error),
+    };
+    if is_prepared(transaction.open_table(VALUES).map(drop))?
+        && is_prepared(transaction.open_table(LISTS).map(drop))?
+    {
+        return Ok(());
+    }
+    drop(transaction);
+    write(database, &[], 0).map(drop)
+}
+
+/// Answers a batch that writes nothing.
+pub(super) fn read(
+    database: &Database,
+    batch: &[&Work],
+    now_ms: u64,
+) -> Result<Vec<Found>, redb::Error> {
+    let transaction = database.begin_read()?;
+    let values = transaction.open_table(VALUES)?;
+    let lists = transaction.open_table(LISTS)?;
+    let mut found = Vec::with_capacity(batch.len());
+    for work in batch {
+        found.push(answer(&values, &lists, work, now_ms)?);
+    }
+    Ok(found)
+}
+
+/// Answers what only reads.
+fn answer(
+    values: &impl ReadableTable<&'static str, &'static [u8]>,
+    lists: &impl ReadableTable<&'static str, (u64, u64, u64)>,
+    work: &Work,
+    now_ms: u64,
+) -> Result<Found, StorageError> {
+    let expiry = |key: &str| expiry(values, lists, key, now_ms);
+    Ok(match work {
+        Work::Get(keys) => {
+            let values: Result<_, _> = keys.iter().map(|key| alive(values, key, now_ms)).collect();
+            Found::Values(values?)
+        }
+        Work::Exists(key) => Found::Was(expiry(key)?.is_some()),
+        Work::Ttl(key) => Found::Ttl(expiry(key)?.map(|at| ttl_of(at, now_ms))),
+        Work::List(prefix) => {
+            let mut names = Vec::new();
+            for row in values.range(prefix.as_str()..)? {
+                let (name, row) = row?;
+                if !name.value().starts_with(prefix.as_str()) {
+                    break;
+                }
+                if is_alive(split(row.value()).0, now_ms) {
+                    names.push(name.value().to_owned());
+                }
+            }
+            for row in lists.range(prefix.as_str()..)? {
+                let (name, row) = row?;
+                if !name.value().starts_with(prefix.as_str()) {
+                    break;
+                }
+                if is_alive(row.value().0, now_ms) {
+                    names.push(name.value().to_owned());
+                }
+            }
+            names.sort_unstable();
+            Found::Names(names)
+        }
+        _ => Found::Done,
+    })
+}
+
+/// Does a batch, all or nothing, and returns when it is durable.
+pub(super) fn write(
+    database: &Database,
+    batch: &[&Work],
+    now_ms: u64,
+) -> Result<Vec<Found>, redb::Error> {
+    let mut transaction = database.begin_write()?;
+    // Opening after a kill takes a millisecond instead of a walk through the file.
+    transaction.set_quick_repair(true);
+    let found = write_batch(&transaction, batch, now_ms)?;
+    transaction.commit()?;
+    Ok(found)
+}
+
+fn write_batch(
+    transaction: &WriteTransaction,
+    batch: &[&Work],
+    now_ms: u64,
+) -> Result<Vec<Found>, redb::Error> {
+    let mut tables = Tables {
+        values: transaction.open_table(VALUES)?,
+        lists: transaction.open_table(LISTS)?,
+        records: transaction.open_table(RECORDS)?,
+        expiries: transaction.open_table(EXPIRIES)?,
+        now_ms,
+    };
+    let mut found = Vec::with_capacity(batch.len());
+    for work in batch {
+        found.push(tables.work(work)?);
+    }
+    tables.sweep()?;
+    Ok(found)
+}
+
+/// All tables within a transaction that writes.
+struct Tables<'t> {
+    values: Table<'t, &'static str, &'static [u8]>,
+    lists: Table<'t, &'static str, (u64, u64, u64)>,
+    records: Table<'t, (&'static str, u64), &'static [u8]>,
+    expiries: Table<'t, (u64, &'static str), ()>,
+    now_ms: u64,
+}
+
+impl Tables<'_> {
+    fn work(&mut self, work: &Work) -> Result<Found, StorageError> {
+        Ok(match work {
+            Work::Write(ops) => {
+                for op in ops {
+                    match op {
+                        WriteOp::Set { key, value, ttl } => {
+                            self.set(key, value, self.expires_at_ms(*ttl))?;
+                        }
+                        WriteOp::Delete(key) => {
+                            self.remove(key)?;
+                        }
+                    }
+                }
+                Found::Done
+            }
+            Work::Delete(key) => Found::Was(self.remove(key)?),
+            Work::SetIfAbsent { key, value, ttl } => {
+                let is_absent = expiry(&self.values, &self.lists, key, self.now_ms)?.is_none();
+                if is_absent {
+                    self.set(key, value, self.expires_at_ms(*ttl))?;
+                }
+                Found::Was(is_absent)
+            }
+            Work::Add(adds) => self.add(adds)?,
+            Work::Push {
+                list,
+                records,
+                limit,
+            } => self.push(list, records, *limit)?,
+            Work::Flush | Work::Close => Found::Done,
+            Work::Get(_) | Work::Exists(_) | Work::Ttl(_) | Work::List(_) => {
+                answer(&self.values, &self.lists, work, self.now_ms)?
+            }
+        })
+    }
+
+    fn set(&mut self, key: &str, value: &[u8], expires_at_ms: u64) -> Result<(), StorageError> {
+        self.remove_list(key)?;
+        let mut row = Vec::with_capacity(8 + value.len());
+        row.extend_from_slice(&expires_at_ms.to_le_bytes());
+        row.extend_from_slice(value);
+        let before = self
+            .values
+            .insert(key, row.as_slice())?
+            .map_or(0, |before| split(before.value()).0);
+        self.expires(key, before, expires_at_ms)
+    }
+
+    /// Removes whatever has this name; whether it was alive.
+    fn remove(&mut self, key: &str) -> Result<bool, StorageError> {
+        let value = self.values.remove(key)?.map(|row| split(row.value()).0);
+        let before = match value {
+            None => self.remove_list(key)?,
+            Some(expires_at_ms) => {
+                self.expires(key, expires_at_ms, 0)?;
+                Some(expires_at_ms)
+            }
+        };
+        Ok(before.is_some_and(|at| is_alive(at, self.now_ms)))
+    }
+
+    /// Removes a list with its records; when it would have expired.
+    fn remove_list(&mut self, name: &str) -> Result<Option<u64>, StorageError> {
+        let list = self
+            .lists
+            .remove(name)?
+            .map(|row| List::from_row(row.value()));
+        let Some(list) = list else {
+            return Ok(None);
+        };
+        self.records
+            .retain_in((name, list.first)..(name, list.end), |_, _| false)?;
+        self.expires(name, list.expires_at_ms, 0)?;
+        Ok(Some(list.expires_at_ms))
+    }
+
+    /// All or none of them, for a number that is none.
+    fn add(&mut self, adds: &[Add]) -> Result<Found, StorageError> {
+        let mut counters: Vec<Counter> = Vec::with_capacity(adds.len());
+        let mut changes: BTreeMap<&str, (i64, u64)> = BTreeMap::new();
+        for add in adds {
+            let before = match changes.get(add.key.as_str()) {
+                Some(before) => Some(*before),
+                None => match self.counter(&add.key)? {
+                    Ok(before) => before,
+                    Err(why) => return Ok(Found::Refused(why)),
+                },
+            };
+            let (value, expires_at_ms) = before.unwrap_or((0, self.expires_at_ms(add.ttl)));
+            let Some(value) = value.checked_add(add.by) else {
+                return Ok(Found::Refused(NO_INTEGER));
+            };
+            changes.insert(&add.key, (value, expires_at_ms));
+            counters.push(Counter {
+                value,
+                ttl: is_alive(expires_at_ms, self.now_ms)
+                    .then(|| ttl_of(expires_at_ms, self.now_ms)),
+            });
+        }
+        for (key, (value, expires_at_ms)) in changes {
+            self.set(key, value.to_string().as_bytes(), expires_at_ms)?;
+        }
+        Ok(Found::Counters(counters))
+    }
+
+    /// A counter and its expiry, `None` for none; or why it is no counter.
+    #[allow(clippy::type_complexity, reason = "read by one caller")]
+    fn counter(&self, key: &str) -> Result<Result<Option<(i64, u64)>, &'static str>, StorageError> {
+        let Some(row) = self.values.get(key)? else {
+            let list = self.lists.get(key)?.map(|row| row.value().0);
+            let is_list = list.is_some_and(|at| is_alive(at, self.now_ms));
+            return Ok(if is_list { Err(WRONG_KIND) } else { Ok(None) });
+        };
+        let (expires_at_ms, value) = split(row.value());
+        if !is_alive(expires_at_ms, self.now_ms) {
+            return Ok(Ok(None));
+        }
+        let number = str::from_utf8(value)
+            .ok()
+            .and_then(|text| text.parse().ok());
+        Ok(match number {
+            Some(number) => Ok(Some((number, expires_at_ms))),
+            None => Err(NO_INTEGER),
+        })
+    }
+
+    fn push(
+        &mut self,
+        name: &str,
+        records: &[Vec<u8>],
+        limit: ListLimit,
+    ) -> Result<Found, StorageError> {
+        let value = self.values.get(name)?.map(|row| split(row.value()).0);
+        if let Some(expires_at_ms) = value {
+            if is_alive(expires_at_ms, self.now_ms) {
+                return Ok(Found::Refused(WRONG_KIND));
+            }
+            self.remove(name)?;
+        }
+        let mut list = self.lists.get(name)?.map(|row| List::from_row(row.value()));
+        if list.is_some_and(|list| !is_alive(list.expires_at_ms, self.now_ms)) {
+            self.remove_list(name)?;
+            list = None;
+        }
+        if records.is_empty() && list.is_none() {
+            return Ok(Found::Pushed(PushOutcome::default()));
+        }
+        let mut list = list.unwrap_or(List {
+            expires_at_ms: 0,
+            first: 0,
+            end: 0,
+        });
+        for record in records {
+            self.records.insert((name, list.end), record.as_slice())?;
+            list.end += 1;
+        }
+        let len = list.end - list.first;
+        let dropped = len.saturating_sub(limit.records_max.unwrap_or(len));
+        if dropped > 0 {
+            let kept = list.first + dropped;
+            self.records
+                .retain_in((name, list.first)..(name, kept), |_, _| false)?;
+            list.first = kept;
+        }
+        if list.expires_at_ms == 0 {
+            list.expires_at_ms = self.expires_at_ms(limit.ttl);
+            self.expires(name, 0, list.expires_at_ms)?;
+        }
+        self.lists.insert(name, list.row())?;
+        Ok(Found::Pushed(PushOutcome {
+            len: len - dropped,
+            dropped,
+        }))
+    }
+
+    /// Moves a name among those that expire; 0 stands for never.
+    fn expires(&mut self, name: &str, before: u64, after: u64) -> Result<(), StorageError> {
+        if before == after {
+            return Ok(());
+        }
+        if before != 0 {
+            self.expiries.remove((before, name))?;
+        }
+        if after != 0 {
+            self.expiries.insert((after, name), ())?;
+        }
+        Ok(())
+    }
+
+    /// Removes some of what has expired.
+    fn sweep(&mut self) -> Result<(), StorageError> {
+        let mut due = Vec::new();
+        for row in self
+            .expiries
+            .range(..(self.now_ms.saturating_add(1), ""))?
+            .take(SWEEP_MAX)
+        {
+            let (row, _) = row?;
+            let (at, name) = row.value();
+            due.push((at, name.to_owned()));
+        }
+        for (at, name) in due {
+            self.expiries.remove((at, name.as_str()))?;
+            // As of the beginning of time everything is alive.
+            if expiry(&self.values, &self.lists, &name, 0)? == Some(at) {
+                self.remove(&name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// When something with this time to live expires; 0 for never.
+    fn expires_at_ms(&self, ttl: Option<Duration>) -> u64 {
+        ttl.map_or(0, |ttl| {
+            let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+            self.now_ms.saturating_add(ttl_ms)
+        })
+    }
+}
+
+/// Expiry of whatever has this name and has not expired.
+fn expiry(
+    values: &impl ReadableTable<&'static str, &'static [u8]>,
+    lists: &impl ReadableTable<&'static str, (u64, u64, u64)>,
+    name: &str,
+    now_ms: u64,
+) -> Result<Option<u64>, StorageError> {
+    let expires_at_ms = match values.get(name)? {
+        Some(row) => Some(split(row.value()).0),
+        None => lists.get(name)?.map(|row| row.value().0),
+    };
+    Ok(expires_at_ms.filter(|at| is_alive(*at, now_ms)))
+}
+
+/// The value of a key that has not expired.
+fn alive(
+    values: &impl ReadableTable<&'static str, &'static [u8]>,
+    key: &str,
+    now_ms: u64,
+) -> Result<Option<Vec<u8>>, StorageError> {
+    Ok(values.get(key)?.and_then(|row| {
+        let (expires_at_ms, value) = split(row.value());
+        is_alive(expires_at_ms, now_ms).then(|| value.to_vec())
+    }))
+}
+
+fn is_alive(expires_at_ms: u64, now_ms: u64) -> bool {
+    expires_at_ms == 0 || expires_at_ms > now_ms
+}
+
+fn ttl_of(expires_at_ms: u64, now_ms: u64) -> Ttl {
+    match expires_at_ms {
+        0 => Ttl::Forever,
+        at => Ttl::Ms(at.saturating_sub(now_ms)),
+    }
+}
+
+/// Expiry and value of a row. A row too short to have an expiry has none.
+fn split(row: &[u8]) -> (u64, &[u8]) {
+    match row.split_first_chunk() {
+        Some((expires_at_ms, value)) => (u64::from_le_bytes(*expires_at_ms), value),
+        None => (0, &[]),
+    }
+}

@@ -1,0 +1,277 @@
+//! Opening connections: TCP, TLS, the login.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use redis::{AsyncConnectionConfig, Cmd, RedisConnectionInfo, Value, aio::MultiplexedConnection};
+use rustls::pki_types::ServerName;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
+    net::TcpStream,
+    sync::Notify,
+    task::AbortHandle,
+    time::Instant,
+};
+use tokio_rustls::TlsConnector;
+
+use crate::storage::redis::{
+    options::{Address, Options},
+    request::{Failure, FailureKind, Request},
+};
+
+/// A peer that is gone without a word is noticed by the kernel after about three of these.
+const KEEPALIVE: Duration = Duration::from_secs(15);
+
+/// Bytes both ways.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
+/// Connects by TCP and, where it is asked for, TLS.
+pub(super) async fn stream(options: &Options, address: &Address) -> io::Result<Box<dyn Stream>> {
+    let tcp = TcpStream::connect((address.host.as_str(), address.port)).await?;
+    tcp.set_nodelay(true)?;
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE)
+        .with_interval(KEEPALIVE);
+    SockRef::from(&tcp).set_tcp_keepalive(&keepalive)?;
+    let Some(tls) = &options.tls else {
+        return Ok(Box::new(tcp));
+    };
+    let name = ServerName::try_from(address.host.clone()).map_err(io::Error::other)?;
+    let tls = TlsConnector::from(Arc::clone(tls));
+    Ok(Box::new(tls.connect(name, tcp).await?))
+}
+
+/// Sends commands one after the other and returns what was answered to each.
+///
+/// # Errors
+/// When the connection breaks, or an answer is an error.
+pub(super) async fn converse(
+    mut stream: &mut dyn Stream,
+    commands: &[Cmd],
+) -> io::Result<Vec<Value>> {
+    #[allow(
+        clippy::default_trait_access,
+        reason = "its type has no name here: it is of another crate"
+    )]
+    let mut decoder = Default::default();
+    let mut answers = Vec::with_capacity(commands.len());
+    for command in commands {
+        stream.write_all(&command.get_packed_command()).await?;
+        let answer = redis::parse_redis_value_async(&mut decoder, &mut stream).await;
+        match answer.map_err(io::Error::other)? {
+            Value::ServerError(error) => {
+                return Err(io::Error::other(Failure::from_server(&error).why));
+            }
+            answer => answers.push(answer),
+        }
+    }
+    Ok(answers)
+}
+
+/// What a connection says first, without the database.
+pub(super) fn login(username: &str, password: &str) -> Option<Cmd> {
+    let mut login = redis::cmd("AUTH");
+    match (username, password) {
+        (_, "") => return None,
+        ("", password) => login.arg(password),
+        (username, password) => login.arg(username).arg(password),
+    };
+    Some(login)
+}
+
+/// A connection on which many ask at once.
+pub(super) struct Connection {
+    inner: MultiplexedConnection,
+    driver: AbortHandle,
+    flow: Arc<Flow>,
+}
+
+/// What goes on on a connection.
+struct Flow {
+    began: Instant,
+    is_broken: AtomicBool,
+    /// It is broken, or nobody should use it any more.
+    ended: Notify,
+    /// Requests that wait for an answer.
+    waiting: AtomicUsize,
+    /// Milliseconds since it began at which it last answered, or was first asked after that; 0
+    /// while nothing is unanswered.
+    silent_since_ms: AtomicU64,
+}
+
+impl Flow {
+    fn now_ms(&self) -> u64 {
+        // Never 0, which means something else.
+        self.began.elapsed().as_millis() as u64 + 1
+    }
+}
+
+impl Connection {
+    /// Connects and logs in.
+    ///
+    /// # Errors
+    /// One line.
+    pub(super) async fn open(options: &Options, address: &Address) -> Result<Self, String> {
+        let say = |error: &dyn std::fmt::Display| format!("{address}: {error}");
+        let stream = stream(options, address).await.map_err(|e| say(&e))?;
+        let mut login = RedisConnectionInfo::default().set_db(options.database);
+        if !options.password.is_empty() {
+            login = login.set_password(&options.password);
+            if !options.username.is_empty() {
+                login = login.set_username(&options.username);
+            }
+        }
+        let config = AsyncConnectionConfig::new().set_response_timeout(None);
+        let (inner, driver) = MultiplexedConnection::new_with_config(&login, stream, config)
+            .await
+            .map_err(|e| say(&e))?;
+        let flow = Arc::new(Flow {
+            began: Instant::now(),
+            is_broken: AtomicBool::new(false),
+            ended: Notify::new(),
+            waiting: AtomicUsize::new(0),
+            silent_since_ms: AtomicU64::new(0),
+        });
+        let driver = tokio::spawn({
+            let flow = Arc::clone(&flow);
+            async move {
+                driver.await;
+                flow.is_broken.store(true, Relaxed);
+                flow.ended.notify_one();
+            }
+        });
+        Ok(Self {
+            inner,
+            driver: driver.abort_handle(),
+            flow,
+        })
+    }
+
+    /// `master`, `slave` or `sentinel`.
+    ///
+    /// # Errors
+    /// One line.
+    pub(super) async fn role(&self) -> Result<String, String> {
+        let mut connection = self.inner.clone();
+        let answer = connection.send_packed_command(&redis::cmd("ROLE")).await;
+        match answer.map_err(|error| error.to_string())? {
+            Value::ServerError(error) => Err(Failure::from_server(&error).why),
+            Value::Array(parts) => match parts.first() {
+                Some(Value::BulkString(role)) => Ok(String::from_utf8_lossy(role).into_owned()),
+                _ => Err("no answer to ROLE".to_owned()),
+            },
+            _ => Err("no answer to ROLE".to_owned()),
+        }
+    }
+
+    pub(super) fn is_broken(&self) -> bool {
+        self.flow.is_broken.load(Relaxed)
+    }
+
+    /// Has it replaced. Who waits for an answer on it goes on waiting.
+    pub(super) fn retire(&self) {
+        self.flow.is_broken.store(true, Relaxed);
+        self.flow.ended.notify_one();
+    }
+
+    /// Returns when it should be replaced.
+    pub(super) async fn ended(&self) {
+        self.flow.ended.notified().await;
+    }
+
+    /// For how long nothing has been heard while an answer was due.
+    pub(super) fn silence(&self) -> Duration {
+        match self.flow.silent_since_ms.load(Relaxed) {
+            0 => Duration::ZERO,
+            since => Duration::from_millis(self.flow.now_ms().saturating_sub(since)),
+        }
+    }
+
+    /// Asks several things in one write; answers each, in order.
+    pub(super) async fn exchange(
+        &self,
+        requests: &[&Request],
+        until: Instant,
+    ) -> Vec<Result<Value, Failure>> {
+        if self.is_broken() {
+            let failure = Failure::new(FailureKind::NotNow, "connection lost".to_owned());
+            return requests.iter().map(|_| Err(failure.clone())).collect();
+        }
+        let mut pipeline = redis::pipe();
+        let mut count = 0;
+        for request in requests {
+            count += request.commands.len();
+            for command in &request.commands {
+                pipeline.add_command(command.clone());
+            }
+        }
+        let mut connection = self.inner.clone();
+        let due = Due::new(&self.flow);
+        let answer = connection.send_packed_commands(&pipeline, 0, count);
+        let failure = match tokio::time::timeout_at(until, answer).await {
+            Ok(Ok(replies)) => {
+                due.answered();
+                let mut replies = replies.into_iter();
+                return requests
+                    .iter()
+                    .map(|request| {
+                        let replies = replies.by_ref().take(request.commands.len());
+                        Request::outcome(replies.collect())
+                    })
+                    .collect();
+            }
+            Ok(Err(error)) => {
+                self.retire();
+                Failure::new(FailureKind::Unknown, error.to_string())
+            }
+            Err(_) => Failure::new(FailureKind::Unknown, "no answer in time".to_owned()),
+        };
+        requests.iter().map(|_| Err(failure.clone())).collect()
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+/// An answer that is due.
+struct Due<'a>(&'a Flow);
+
+impl<'a> Due<'a> {
+    fn new(flow: &'a Flow) -> Self {
+        flow.waiting.fetch_add(1, Relaxed);
+        // Who asks after somebody who still waits does not make the silence begin anew.
+        let now_ms = flow.now_ms();
+        let _ = flow
+            .silent_since_ms
+            .compare_exchange(0, now_ms, Relaxed, Relaxed);
+        Self(flow)
+    }
+
+    fn answered(&self) {
+        // This one is still counted.
+        let since_ms = match self.0.waiting.load(Relaxed) {
+            0 | 1 => 0,
+            _ => self.0.now_ms(),
+        };
+        self.0.silent_since_ms.store(since_ms, Relaxed);
+    }
+}
+
+/// A question that was given up leaves the silence as it was.
+impl Drop for Due<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Relaxed);
+    }
+}
