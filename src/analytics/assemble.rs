@@ -18,7 +18,7 @@ use crate::analytics::{
     protobuf,
     record::{Geo, Latency, Record},
     recorder::{ApiRecorder, DETAIL_BYTES_MAX},
-    ring::Block,
+    ring::HitBlock,
 };
 
 /// How records are written (`analytics_config.serializer_type`).
@@ -76,12 +76,12 @@ impl Assembler {
     }
 
     /// Calls `done` with each record of a block, in order.
-    pub fn assemble(&mut self, block: &Block, mut done: impl FnMut(Vec<u8>)) {
-        let mut rest = block.bytes.as_slice();
+    pub fn assemble(&mut self, block: &HitBlock, mut done: impl FnMut(Vec<u8>)) {
+        let mut rest = block.bytes();
         let mut tags = Vec::new();
         let mut ip = String::new();
         while let Some(told) = Told::read(&mut rest) {
-            let Some(api) = block.apis.get(told.api as usize) else {
+            let Some(api) = block.party(told.api) else {
                 continue;
             };
             tags.clear();

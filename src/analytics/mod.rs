@@ -36,4 +36,4 @@ pub use msgpack::encode;
 pub use normalise::Normaliser;
 pub use record::{Geo, Latency, Network, Record};
 pub use recorder::{ApiRecorder, Recording};
-pub use ring::{Block, Consumer, Producer, ring};
+pub use ring::{Consumer, HitBlock, Producer, ring};

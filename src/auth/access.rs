@@ -14,6 +14,7 @@ use regex_automata::meta::Regex;
 
 use crate::{
     apidef::{ApiDefinition, go_regex},
+    auth::limits::Limits,
     session::Session,
 };
 
@@ -87,6 +88,7 @@ pub struct Access {
     pub is_admitted: bool,
     /// Empty: every path.
     pub allowed_urls: Box<[AllowedUrl]>,
+    pub limits: Limits,
     loaded: Instant,
     is_stale: AtomicBool,
 }
@@ -109,6 +111,7 @@ impl Access {
         session: Arc<Session>,
         scope: &Scope,
         allowed_urls: Box<[AllowedUrl]>,
+        limits: Limits,
         loaded: Instant,
     ) -> Self {
         let rights = &session.access_rights;
@@ -121,6 +124,7 @@ impl Access {
             key_name,
             session,
             allowed_urls,
+            limits,
             loaded,
             is_stale: AtomicBool::new(false),
         }

@@ -24,6 +24,7 @@ use crate::{
 };
 
 pub mod body;
+pub mod limits;
 pub mod path_set;
 pub mod sessions;
 
@@ -68,6 +69,7 @@ pub struct Local {
     pub metrics: Arc<metrics::Shard>,
     pub settings: Arc<Settings>,
     pub sessions: sessions::Sessions,
+    pub limiters: limits::Limiters,
     /// The process is going away: answers close their connection.
     pub draining: Cell<bool>,
     /// The time to drain is over: streams without end are ended now.
@@ -82,6 +84,7 @@ impl Local {
         settings: Arc<Settings>,
         metrics: Arc<metrics::Shard>,
         sessions: sessions::Sessions,
+        limiters: limits::Limiters,
     ) -> Self {
         Self {
             buffers: Buffers::default(),
@@ -89,6 +92,7 @@ impl Local {
             metrics,
             settings,
             sessions,
+            limiters,
             draining: Cell::new(false),
             ending: Cell::new(false),
             date: RefCell::new((0, [b' '; 29])),

@@ -20,6 +20,7 @@ use crate::{
         listen_path::ListenPath,
         spec::{Api, Destination},
     },
+    limit::Cells,
     middleware::{hard_timeouts::HardTimeouts, version_check},
     net::{
         dns::Names,
@@ -37,6 +38,7 @@ pub struct Compiler {
     pub config: Arc<Config>,
     pub names: Names,
     pub proxies: ProxyEnv,
+    pub cells: Arc<Cells>,
     /// For references.
     pub env: Env,
     /// Upstream TLS settings are shared by the APIs that agree on them.
@@ -46,11 +48,18 @@ pub struct Compiler {
 
 impl Compiler {
     #[must_use]
-    pub fn new(config: Arc<Config>, names: Names, proxies: ProxyEnv, env: Env) -> Self {
+    pub fn new(
+        config: Arc<Config>,
+        names: Names,
+        proxies: ProxyEnv,
+        cells: Arc<Cells>,
+        env: Env,
+    ) -> Self {
         Self {
             config,
             names,
             proxies,
+            cells,
             env,
             tls: Mutex::default(),
             // Fixed keys: equal upstreams get equal pools after every reload.
@@ -83,7 +92,8 @@ impl Compiler {
         let expires_at_s = definition
             .expires_at()
             .map(|at_s| u64::try_from(at_s).unwrap_or(0));
-        let chain = chain::assemble(definition, config, expires_at_s).map_err(refuse)?;
+        let chain =
+            chain::assemble(definition, config, &self.cells, expires_at_s).map_err(refuse)?;
         let version = version_check::version(definition);
         let hard_timeouts = version
             .map(|version| HardTimeouts::from_spec(version, config.ignore_endpoint_case))
@@ -100,6 +110,16 @@ impl Compiler {
             })?
             .flatten();
         let upstream = self.destination(definition).map_err(|fault| vec![fault])?;
+        let rate_limits = (!definition.use_keyless).then(|| {
+            let path = |base: &str| {
+                let base = base.trim_end_matches('/');
+                format!("{base}/tyk/rate-limits/").into_bytes().into()
+            };
+            [
+                path(listen_path.as_str()),
+                path(&format!("/{}", definition.api_id)),
+            ]
+        });
         let api = Api {
             definition: Arc::clone(definition),
             file: file.to_owned(),
@@ -108,6 +128,7 @@ impl Compiler {
             chain,
             upstream,
             hard_timeouts,
+            rate_limits,
         };
         Ok((api, faults))
     }

@@ -5,6 +5,7 @@
 pub mod chain;
 pub mod compile;
 pub mod error_response;
+pub mod folder;
 pub mod listen_path;
 pub mod live;
 pub mod loader;

@@ -23,7 +23,7 @@ use crate::{
         h1::{Expect, FieldName, Framing, Method},
         uri,
     },
-    middleware::{access_rights, granular_access, key_expired},
+    middleware::{access_rights, granular_access, key_expired, rate_limit_and_quota},
     net::{io::Transport, watch::AtDeadline},
     upstream::{
         head,
@@ -109,7 +109,12 @@ pub async fn exchange(worker: &Worker, port: PortKey, client: &Client, cx: &mut 
         Ok(found) => found,
         Err(reply) => return respond(local, client, cx, reply).await,
     };
-    match chain(local, client, mount, cx).await {
+    if let Some(paths) = &mount.api.rate_limits
+        && paths.iter().any(|path| **path == *cx.path())
+    {
+        return Box::pin(tell_limits(&snapshot.errors, local, client, mount, cx)).await;
+    }
+    match chain(local, client, mount, cx, Part::All).await {
         Ok(Verdict::Next) if cx.head.upgrade.is_some() => {
             // A tunnel may last for days: it keeps its own API and not the whole snapshot.
             let (mount, errors) = (mount.clone(), Arc::clone(&snapshot.errors));
@@ -234,6 +239,57 @@ fn redirect(cx: &Ctx, clean: &[u8]) -> Reply {
     }
 }
 
+/// Which steps of a chain run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    All,
+    /// Those that decide who may come in.
+    Rights,
+}
+
+/// Answers `tyk/rate-limits/`: what the key's own limits are. Costs the key nothing.
+async fn tell_limits(
+    errors: &ErrorResponses,
+    local: &Local,
+    client: &Client,
+    mount: &Mount,
+    cx: &mut Ctx,
+) -> Served {
+    let reply = match chain(local, client, mount, cx, Part::Rights).await {
+        Ok(Verdict::Next) => match &cx.access {
+            Some(access) => {
+                let limit = access.session.root_limit();
+                let remaining = match &access.limits.quota {
+                    Some(_) => limit.quota_remaining,
+                    None => limit.quota_remaining,
+                };
+                let text = format!(
+                    "{{\"quota\":{{\"quota_max\":{},\"quota_remaining\":{remaining},\
+                     \"quota_renews\":{}}},\"rate_limit\":{{\"requests\":{},\"per_unit\":{}}}}}\n",
+                    limit.quota_max, limit.quota_renews, limit.rate, limit.per
+                );
+                Reply::new(200, "application/json", text)
+            }
+            None => Reply::new(
+                400,
+                "application/json",
+                "{\"status\":\"error\",\"message\":\"Health checks are not enabled for this node\"}\n",
+            ),
+        },
+        Ok(Verdict::Respond(reply)) => reply,
+        Ok(Verdict::Reject(reject)) => {
+            local.metrics.refusals.count();
+            rejection(errors, local, cx, reject)
+        }
+        Err(Refused::Rendered { status, message }) => {
+            local.metrics.refusals.count();
+            error_reply(errors, local, cx, status, &message)
+        }
+        Err(Refused::Content(fault)) => return content_fault(local, client, cx, fault).await,
+    };
+    respond(local, client, cx, reply).await
+}
+
 /// A step turned the request away in words of its own, or its content could not be read.
 enum Refused {
     Rendered { status: u16, message: String },
@@ -245,8 +301,12 @@ async fn chain(
     client: &Client,
     mount: &Mount,
     cx: &mut Ctx,
+    part: Part,
 ) -> Result<Verdict, Refused> {
     for step in &mount.api.chain {
+        if part == Part::Rights && !step.decides_rights() {
+            continue;
+        }
         let verdict = match step {
             Step::VersionCheck(step) => step.check(local, cx),
             Step::IpWhitelist(step) => step.check(local, client, cx),
@@ -256,6 +316,9 @@ async fn chain(
                 step.apply(cx);
                 Verdict::Next
             }
+            Step::OrganizationMonitor(step) => step.check(local).await,
+            Step::RateLimitAndQuota => rate_limit_and_quota::check(local, client, cx).await,
+            Step::RateLimitForApi(step) => step.check(local).await,
             Step::KeyExpired => key_expired::check(local, cx),
             Step::AccessRights => access_rights::check(cx),
             Step::GranularAccess => granular_access::check(cx),

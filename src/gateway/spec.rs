@@ -21,7 +21,12 @@ pub struct Api {
     pub chain: Chain,
     pub upstream: Destination,
     pub hard_timeouts: Option<HardTimeouts>,
+    /// Where clients read their limits; `None` for a keyless API.
+    pub rate_limits: Option<RateLimitsPaths>,
 }
+
+/// The paths of `tyk/rate-limits/`: below the listen path, and below `/<api_id>/`.
+pub type RateLimitsPaths = [Box<[u8]>; 2];
 
 /// Where requests go that passed the chain.
 pub enum Destination {

@@ -20,7 +20,10 @@ use std::{
 use ahash::RandomState;
 use tokio::sync::mpsc;
 
-use crate::limit::{Outlook, QuotaCell, RateCell, Settings, SmoothingRule, Work};
+use crate::{
+    limit::{Outlook, QuotaCell, RateCell, Settings, SmoothingRule, Work},
+    session::ApiLimit,
+};
 
 /// A rate limit as a session or an API has it.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -41,6 +44,33 @@ pub struct QuotaLimit {
     pub renewal_s: i64,
     /// `quota_renews`: seconds since 1970.
     pub renews_at_s: i64,
+}
+
+impl RateLimit {
+    /// The rate limit of a session, or of one of its APIs.
+    #[must_use]
+    pub fn from_session(limit: &ApiLimit) -> Self {
+        Self {
+            rate: limit.rate,
+            per: limit.per,
+            smoothing: limit
+                .smoothing
+                .as_ref()
+                .and_then(SmoothingRule::from_session),
+        }
+    }
+}
+
+impl QuotaLimit {
+    /// The quota of a session, or of one of its APIs.
+    #[must_use]
+    pub const fn from_session(limit: &ApiLimit) -> Self {
+        Self {
+            max: limit.quota_max,
+            renewal_s: limit.quota_renewal_rate,
+            renews_at_s: limit.quota_renews,
+        }
+    }
 }
 
 /// All limiters of this node.
@@ -75,7 +105,7 @@ impl Cells {
         &self.outlook
     }
 
-    /// The limiter called `name` (see [`rate_name`](super::rate_name)). A limiter with another
+    /// The limiter called `name` (see [`rate_limit_key`](crate::session::rate_limit_key)). A limiter with another
     /// `generation` (Tyk: `last_updated` of the session) or another limit counts anew; one without
     /// generation (Tyk: custom keys) keeps the limit that it was made with. `None` when there is
     /// nothing to limit.
@@ -99,7 +129,7 @@ impl Cells {
         }
     }
 
-    /// The quota with this counter (see [`quota_name`](super::quota_name)). A changed limit makes
+    /// The quota with this counter (see [`quota_key`](crate::session::quota_key)). A changed limit makes
     /// a new cell, which finds the counter where it is. `None` when there is none.
     #[must_use]
     pub fn quota(&self, name: &str, limit: &QuotaLimit) -> Option<Arc<QuotaCell>> {

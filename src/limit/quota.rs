@@ -14,14 +14,16 @@ use std::{
     time::Duration,
 };
 
-use crate::limit::{
-    QuotaLimit, Taken, Work,
-    lease::Lease,
-    outlook::{DEADLINE_MS, DEADLINE_TYK_MS, Outlook},
-    pace::Pace,
-    rate::eval,
-    scripts,
-    seam::{Add, Counter, Eval, ScriptReply, Ttl},
+use crate::{
+    limit::{
+        QuotaLimit, Taken, Work,
+        lease::Lease,
+        outlook::{DEADLINE_MS, DEADLINE_TYK_MS, Outlook},
+        pace::Pace,
+        rate::eval,
+        scripts,
+    },
+    storage::{Add, Counter, Eval, ScriptReply, Ttl},
 };
 
 /// Counts the requests under one quota, exactly across all shards.

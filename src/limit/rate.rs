@@ -5,17 +5,19 @@ use std::sync::{
     atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering::Relaxed},
 };
 
-use crate::limit::{
-    Algorithm, RateLimit, Smoothed, Taken, Work,
-    lease::{Drawn, Lease},
-    memory_log::MemoryLog,
-    names,
-    outlook::{DEADLINE_MS, DEADLINE_TYK_MS, Outlook, View},
-    pace::Pace,
-    scripts,
-    seam::{Eval, ScriptReply, StoreError},
-    smoothing::Allowance,
-    window::{COUNT_MAX, Shape, Window},
+use crate::{
+    limit::{
+        Algorithm, RateLimit, Smoothed, Taken, Work,
+        lease::{Drawn, Lease},
+        memory_log::MemoryLog,
+        names,
+        outlook::{DEADLINE_MS, DEADLINE_TYK_MS, Outlook, View},
+        pace::Pace,
+        scripts,
+        smoothing::Allowance,
+        window::{COUNT_MAX, Shape, Window},
+    },
+    storage::{Eval, Script, ScriptReply, StoreError},
 };
 
 /// Counts the requests of one limiter, exactly across all shards. Held by every session that
@@ -76,7 +78,7 @@ const REFILL_LOST_MS: u64 = 1_000;
 pub(super) struct RatePlan {
     kind: Kind,
     /// Requests that wait for it.
-    asks: u64,
+    pub(super) asks: u64,
     at_ms: u64,
     /// Admitted here before and now counted in the store.
     used: i64,
@@ -468,7 +470,7 @@ impl RateCell {
             plan.used,
             back,
         ];
-        evals.push(eval(&scripts::LEASE, names::lease_name(&self.name), &args));
+        evals.push(eval(&scripts::LEASE, names::lease_key(&self.name), &args));
     }
 
     fn plan_log(&self, asks: u64, evals: &mut Vec<Eval>) {
@@ -593,7 +595,7 @@ const SPAN_MS_MAX: u64 = 500;
 const EXACT_USED_MAX: i64 = 1_000;
 
 /// One run of a script on one key.
-pub(super) fn eval(script: &'static crate::limit::seam::Script, key: String, args: &[i64]) -> Eval {
+pub(super) fn eval(script: &'static Script, key: String, args: &[i64]) -> Eval {
     Eval {
         script,
         keys: vec![key],

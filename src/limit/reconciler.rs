@@ -16,11 +16,11 @@ use crate::{
         Cells, Outlook, QuotaCell, QuotaTaken, RateCell, Taken,
         quota::QuotaPlan,
         rate::{Mark, RatePlan, eval},
-        scripts,
-        seam::{Add, Eval, ScriptReply, Scripts, Store, StoreError},
-        smoothing,
+        scripts, smoothing,
     },
     mailbox::{Desk, Reply},
+    session::Date,
+    storage::{Add, Eval, ScriptReply, Scripts, Store, StoreError},
 };
 
 /// What cells want done without anybody waiting. The time is the one given to `take`.
@@ -558,7 +558,7 @@ async fn smooth(
         args: vec![
             delay_s.to_string().into_bytes(),
             allowance.current().to_string().into_bytes(),
-            smoothing::format_time(next_ns).into_bytes(),
+            Date::from_unix_ns(next_ns.max(0) as u64).as_str().into(),
         ],
     };
     let _ = ask(scripts, outlook, vec![write]).await;

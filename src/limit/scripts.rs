@@ -4,7 +4,7 @@
 //! the log are Tyk's (`internal/rate/sliding_log.go`), so that Tyk gateways beside us count the
 //! same requests. Every script sets the key's expiry itself.
 
-use crate::limit::seam::Script;
+use crate::storage::Script;
 
 /// Credits of a leased limit. Arguments: rate, per (ms), wanted, used without credit, given back.
 /// Answers: granted, milliseconds until something is free again (0: something is), granted in all

@@ -1,6 +1,7 @@
 //! The process: start, signals, upgrade.
 
 pub mod boot;
+pub mod fleet;
 pub mod notify;
 pub mod origin;
 pub mod pid_file;
