@@ -22,6 +22,7 @@ use crate::{
     probe, process,
     process::Tree,
     scenario::{Candidate, Kind},
+    site::Checks,
     sys,
     traffic::{self, Ledger, Mix, Signals, StreamLedger},
 };
@@ -119,7 +120,7 @@ pub fn run(plan: &Plan, bench: &Bench) -> io::Result<bool> {
     if let Err(e) = outcome {
         checks.check(false, format!("the case could not be finished: {e}"));
     }
-    Ok(checks.print(plan))
+    Ok(checks.print(&format!("{:?}", plan.case)))
 }
 
 /// The gateway, its origin and their files.
@@ -318,32 +319,6 @@ impl Plan {
             websockets,
             event_streams: if is_race { 0 } else { self.event_streams },
         }
-    }
-}
-
-/// What was looked at, and whether it was as it should be.
-#[derive(Default)]
-struct Checks {
-    lines: Vec<(bool, String)>,
-}
-
-impl Checks {
-    fn check(&mut self, is_good: bool, what: impl Into<String>) {
-        let what = what.into();
-        if !is_good {
-            eprintln!("FAILED {what}");
-        }
-        self.lines.push((is_good, what));
-    }
-
-    fn print(&self, plan: &Plan) -> bool {
-        let passed = self.lines.iter().all(|(is_good, _)| *is_good);
-        for (is_good, what) in &self.lines {
-            println!("{:<7}{what}", if *is_good { "ok" } else { "FAILED" });
-        }
-        let word = if passed { "passed" } else { "failed" };
-        println!("{:?} {word}: {} checks", plan.case, self.lines.len());
-        passed
     }
 }
 

@@ -7,6 +7,8 @@
 )]
 #![allow(unreachable_pub, reason = "nobody is outside of a program")]
 
+mod accuracy;
+mod arrivals;
 mod availability;
 mod client;
 mod drive;
@@ -17,6 +19,7 @@ mod http1;
 mod instructions;
 mod keys;
 mod open;
+mod oracle;
 mod origin;
 mod peer;
 mod probe;
@@ -26,6 +29,7 @@ mod report;
 mod rng;
 mod run;
 mod scenario;
+mod site;
 mod stats;
 #[allow(unsafe_code, reason = "system calls are made here alone")]
 mod sys;
@@ -130,6 +134,13 @@ enum Command {
         #[command(flatten)]
         bench: BenchArgs,
     },
+    /// Hold rate limits and quotas of one and three gateways against a reference.
+    Accuracy {
+        #[command(flatten)]
+        plan: accuracy::Plan,
+        #[command(flatten)]
+        bench: BenchArgs,
+    },
     /// Count instructions per request under callgrind.
     Instructions {
         #[command(flatten)]
@@ -183,6 +194,14 @@ struct BenchArgs {
 }
 
 impl BenchArgs {
+    /// For tests that measure nothing in nanoseconds: all cores may work.
+    fn unpinned(&self, descriptors: u64) -> io::Result<Bench> {
+        let mut bench = self.bench(descriptors)?;
+        bench.proxy_core = None;
+        bench.load_core = None;
+        Ok(bench)
+    }
+
     /// Tyk is taken from `TYK_BIN`.
     fn bench(&self, descriptors: u64) -> io::Result<Bench> {
         let mut binaries: BTreeMap<String, PathBuf> = self.binaries.iter().cloned().collect();
@@ -298,12 +317,9 @@ fn execute(command: Command) -> io::Result<bool> {
             Ok(outcomes.faults == 0 && !(strict && outcomes.missed > 0))
         }
         Command::Availability { plan, bench } => {
-            let mut bench = bench.bench(descriptors)?;
-            // Nothing is measured in nanoseconds here: all cores may work.
-            bench.proxy_core = None;
-            bench.load_core = None;
-            availability::run(&plan, &bench)
+            availability::run(&plan, &bench.unpinned(descriptors)?)
         }
+        Command::Accuracy { plan, bench } => accuracy::run(&plan, &bench.unpinned(descriptors)?),
         Command::Instructions { plan, bench } => {
             instructions::run(&plan, &bench.bench(descriptors)?)
         }

@@ -676,7 +676,7 @@ pub fn merge(base: &mut Value, over: &Value) {
 }
 
 /// What makes a generated API ask for a key.
-fn keyed_api() -> Value {
+pub fn keyed_api() -> Value {
     json!({
         "use_keyless": false,
         "use_standard_auth": true,
