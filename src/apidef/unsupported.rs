@@ -455,8 +455,7 @@ mod tests {
     #[test]
     fn an_api_is_not_served_without_the_authentication_it_asks_for() {
         check(r#"{"use_keyless":true}"#, &[]);
-        let limits = [(WARN, "/disable_rate_limit"), (WARN, "/disable_quota")];
-        check(r#"{"use_standard_auth":true}"#, &limits);
+        check(r#"{"use_standard_auth":true}"#, &[]);
         let off = r#""disable_rate_limit":true,"disable_quota":true"#;
         check(&format!("{{{off}}}"), &[]);
         for flag in [
@@ -485,11 +484,8 @@ mod tests {
             &[(REFUSE, "/use_mutual_tls_auth")],
         );
         check(
-            &format!(r#"{{"strip_auth_data":true,"auth":{{"validate_signature":true}},{off}}}"#),
-            &[
-                (REFUSE, "/strip_auth_data"),
-                (REFUSE, "/auth/validate_signature"),
-            ],
+            &format!(r#"{{"auth":{{"validate_signature":true}},{off}}}"#),
+            &[(REFUSE, "/auth/validate_signature")],
         );
         check(
             &format!(
@@ -570,10 +566,6 @@ mod tests {
             (
                 r#""CORS":{"options_passthrough":true}"#,
                 "/CORS/options_passthrough",
-            ),
-            (
-                r#""global_rate_limit":{"rate":1,"per":1}"#,
-                "/global_rate_limit",
             ),
             (
                 r#""cache_options":{"enable_cache":true}"#,

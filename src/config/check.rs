@@ -333,6 +333,11 @@ impl Config {
                 "/opentelemetry",
                 "OpenTelemetry",
             ),
+            (
+                !self.analytics_config.enable_detailed_recording,
+                "/analytics_config/enable_detailed_recording",
+                "records of whole requests",
+            ),
             (!self.enable_jsvm, "/enable_jsvm", "JavaScript"),
             (
                 !self.coprocess_options.enable_coprocess,

@@ -623,8 +623,8 @@ fn values_without_meaning_are_refused_before_start() {
             "/http_server_options/read_timeout",
         ),
         (
-            r#"{"enable_sentinel_rate_limiter": true}"#,
-            "/enable_redis_rolling_limiter",
+            r#"{"analytics_config": {"enable_detailed_recording": true}}"#,
+            "/analytics_config/enable_detailed_recording",
         ),
     ] {
         finding(text, pointer, Some(Severity::Warning));
