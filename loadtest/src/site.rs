@@ -50,8 +50,17 @@ impl Gateway {
 
     /// Starts it (again) with the files it has.
     pub fn start(&mut self) -> io::Result<()> {
-        self.running = self.prepared.start()?;
-        Ok(())
+        self.running = self.prepared.spawn()?;
+        self.await_ready()
+    }
+
+    fn await_ready(&self) -> io::Result<()> {
+        let limit = Duration::from_secs(30);
+        let ready = probe::until_ready(self.address(), "/ready", &[], limit);
+        ready.map(drop).map_err(|e| {
+            let log = self.running.as_ref().map(Running::log_tail);
+            io::Error::new(e.kind(), format!("{e}\n{}", log.unwrap_or_default()))
+        })
     }
 
     /// A call of its control API.
@@ -124,11 +133,7 @@ impl Site {
             gateways.push(Gateway { running, prepared });
         }
         for gateway in &gateways {
-            let limit = Duration::from_secs(30);
-            probe::until_ready(gateway.address(), "/ready", &[], limit).map_err(|e| {
-                let log = gateway.running.as_ref().map(Running::log_tail);
-                io::Error::new(e.kind(), format!("{e}\n{}", log.unwrap_or_default()))
-            })?;
+            gateway.await_ready()?;
         }
         Ok(Self {
             gateways,
