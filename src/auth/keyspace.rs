@@ -18,7 +18,7 @@ use crate::{
     storage::{Owner, StoreError, WriteOp, keys},
 };
 
-/// Learns of changes after they are stored. Must not wait.
+/// The node around the sessions: learns of changes after they are stored. Must not wait.
 pub trait Notifier: Send + Sync {
     /// Sessions of keys were written or removed. `names` are all names that somebody may keep one
     /// of them under: its name in the store, the key, what a client presents, and the hashes of these
@@ -28,6 +28,9 @@ pub trait Notifier: Send + Sync {
     /// Counters begin anew: `names` as [`quota_key`] and [`rate_limit_key`] form them. They are
     /// gone from the store.
     fn counters_reset(&self, names: &[String]);
+
+    /// Units of a quota that this node has taken from its counter in advance, for requests to come.
+    fn reserved(&self, quota: &str) -> i64;
 
     /// All gateways of the cluster are to reload, this one too.
     fn group_reload(&self);
@@ -209,11 +212,15 @@ impl Keyspace {
         if names.is_empty() {
             return Ok(Vec::new());
         }
-        let values = self.owner.store()?.get_many(names).await?;
-        let number = |value: Vec<u8>| std::str::from_utf8(&value).ok()?.parse().ok();
-        Ok(values
-            .into_iter()
-            .map(|value| value.and_then(number))
+        let values = self.owner.store()?.get_many(names.clone()).await?;
+        let number = |value: Vec<u8>| std::str::from_utf8(&value).ok()?.parse::<i64>().ok();
+        Ok(names
+            .iter()
+            .zip(values)
+            .map(|(name, value)| {
+                let counted = value.and_then(number)?;
+                Some(counted.saturating_sub(self.notifier.reserved(name)))
+            })
             .collect())
     }
 

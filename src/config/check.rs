@@ -333,12 +333,6 @@ impl Config {
                 "/opentelemetry",
                 "OpenTelemetry",
             ),
-            (!self.enable_analytics, "/enable_analytics", "analytics"),
-            (
-                !self.enforce_org_quotas,
-                "/enforce_org_quotas",
-                "quotas of organisations",
-            ),
             (!self.enable_jsvm, "/enable_jsvm", "JavaScript"),
             (
                 !self.coprocess_options.enable_coprocess,
@@ -401,15 +395,6 @@ impl Config {
                 !self.access_logs.enabled,
                 "/access_logs",
                 "Tyk's access log (penstock.access_log is there)",
-            ),
-            (
-                !(self.enable_fixed_window_rate_limiter
-                    || self.enable_redis_rolling_limiter
-                    || self.enable_sentinel_rate_limiter
-                    || self.enable_rate_limit_smoothing
-                    || self.enable_non_transactional_rate_limiter),
-                "/enable_redis_rolling_limiter",
-                "rate limits of any kind",
             ),
         ];
         for (fine, pointer, what) in missing {

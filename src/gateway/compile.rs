@@ -13,6 +13,7 @@ use std::{
 };
 
 use crate::{
+    analytics::{ApiRecorder, Recording},
     apidef::{self, ApiDefinition, Fault, Severity, validate},
     config::Config,
     gateway::{
@@ -20,7 +21,9 @@ use crate::{
         listen_path::ListenPath,
         spec::{Api, Destination},
     },
+    hash,
     limit::Cells,
+    metrics::Registry,
     middleware::{hard_timeouts::HardTimeouts, version_check},
     net::{
         dns::Names,
@@ -39,6 +42,8 @@ pub struct Compiler {
     pub names: Names,
     pub proxies: ProxyEnv,
     pub cells: Arc<Cells>,
+    pub registry: Arc<Registry>,
+    recording: Option<Arc<Recording>>,
     /// For references.
     pub env: Env,
     /// Upstream TLS settings are shared by the APIs that agree on them.
@@ -53,9 +58,15 @@ impl Compiler {
         names: Names,
         proxies: ProxyEnv,
         cells: Arc<Cells>,
+        registry: Arc<Registry>,
         env: Env,
     ) -> Self {
+        // What stands for the key of a request without one.
+        let keyless = hash::hash_key("", config.hash_keys);
+        let recording = Recording::from_config(&config, &keyless).map(Arc::new);
         Self {
+            registry,
+            recording,
             config,
             names,
             proxies,
@@ -110,6 +121,11 @@ impl Compiler {
             })?
             .flatten();
         let upstream = self.destination(definition).map_err(|fault| vec![fault])?;
+        let recorder = self.recording.as_ref().and_then(|recording| {
+            let url = Url::parse(&definition.proxy.target_url).ok().flatten();
+            let host = url.map(|url| url.authority).unwrap_or_default();
+            ApiRecorder::from_definition(recording, definition, &host).map(Arc::new)
+        });
         let rate_limits = (!definition.use_keyless).then(|| {
             let path = |base: &str| {
                 let base = base.trim_end_matches('/');
@@ -129,6 +145,8 @@ impl Compiler {
             upstream,
             hard_timeouts,
             rate_limits,
+            counters: self.registry.api(&definition.api_id),
+            recorder,
         };
         Ok((api, faults))
     }

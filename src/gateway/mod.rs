@@ -2,6 +2,7 @@
 
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
+pub mod account;
 pub mod chain;
 pub mod compile;
 pub mod error_response;

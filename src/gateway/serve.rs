@@ -14,6 +14,7 @@ use crate::{
         body::{BodyFault, Incoming},
     },
     gateway::{
+        account,
         chain::Step,
         router::RouteKind,
         snapshot::{ErrorResponses, Mount, PortKey, Published, Slot, Snapshot},
@@ -24,7 +25,10 @@ use crate::{
         uri,
     },
     middleware::{access_rights, granular_access, key_expired, rate_limit_and_quota},
-    net::{io::Transport, watch::AtDeadline},
+    net::{
+        io::Transport,
+        watch::{AtDeadline, process_us},
+    },
     upstream::{
         head,
         pool::Pools,
@@ -101,6 +105,7 @@ pub async fn exchange(worker: &Worker, port: PortKey, client: &Client, cx: &mut 
     let snapshot = worker.view();
     let local = &*worker.local;
     cx.consumed = cx.head.len;
+    cx.course.began_us = process_us();
     let answer = match precheck(local, cx) {
         Some(reply) => Err(reply),
         None => route(&snapshot, port, local, cx),
@@ -114,27 +119,31 @@ pub async fn exchange(worker: &Worker, port: PortKey, client: &Client, cx: &mut 
     {
         return Box::pin(tell_limits(&snapshot.errors, local, client, mount, cx)).await;
     }
-    match chain(local, client, mount, cx, Part::All).await {
+    cx.course.is_recorded = mount.api.recorder.is_some();
+    let served = match chain(local, client, mount, cx, Part::All).await {
         Ok(Verdict::Next) if cx.head.upgrade.is_some() => {
             // A tunnel may last for days: it keeps its own API and not the whole snapshot.
             let (mount, errors) = (mount.clone(), Arc::clone(&snapshot.errors));
             drop(snapshot);
-            Box::pin(proxy(worker, &errors, client, &mount, cx)).await
+            let served = Box::pin(proxy(worker, &errors, client, &mount, cx)).await;
+            account::note(local, client, &mount, cx, served);
+            return served;
         }
         Ok(Verdict::Next) => proxy(worker, &snapshot.errors, client, mount, cx).await,
         Ok(Verdict::Respond(reply)) => respond(local, client, cx, reply).await,
         Ok(Verdict::Reject(reject)) => {
-            local.metrics.refusals.count();
             let reply = rejection(&snapshot.errors, local, cx, reject);
             respond(local, client, cx, reply).await
         }
         Err(Refused::Rendered { status, message }) => {
-            local.metrics.refusals.count();
+            cx.course.refused = "content";
             let reply = error_reply(&snapshot.errors, local, cx, status, &message);
             respond(local, client, cx, reply).await
         }
         Err(Refused::Content(fault)) => content_fault(local, client, cx, fault).await,
-    }
+    };
+    account::note(local, client, mount, cx, served);
+    served
 }
 
 /// What is decided before any API is known.
@@ -277,12 +286,8 @@ async fn tell_limits(
             ),
         },
         Ok(Verdict::Respond(reply)) => reply,
-        Ok(Verdict::Reject(reject)) => {
-            local.metrics.refusals.count();
-            rejection(errors, local, cx, reject)
-        }
+        Ok(Verdict::Reject(reject)) => rejection(errors, local, cx, reject),
         Err(Refused::Rendered { status, message }) => {
-            local.metrics.refusals.count();
             error_reply(errors, local, cx, status, &message)
         }
         Err(Refused::Content(fault)) => return content_fault(local, client, cx, fault).await,
@@ -436,6 +441,14 @@ async fn proxy(
         }
         timeouts.apply(&outgoing, cx);
     }
+    cx.course.proxied_us = process_us();
+    if cx.course.is_recorded
+        && let Some(target) = upstream.targets().first()
+    {
+        let mut sent = std::mem::take(&mut cx.course.upstream_path);
+        target.write_path(&mut sent, &path, None);
+        cx.course.upstream_path = sent;
+    }
     let result = serve::proxy(local, &worker.pools, upstream, client, cx, &path).await;
     path.clear();
     local.buffers.give(path);
@@ -489,7 +502,9 @@ pub fn refusal_reply(status: u16) -> Reply {
 }
 
 /// A refusal in the API's error template.
-fn rejection(errors: &ErrorResponses, local: &Local, cx: &Ctx, reject: Reject) -> Reply {
+fn rejection(errors: &ErrorResponses, local: &Local, cx: &mut Ctx, reject: Reject) -> Reply {
+    cx.course.refused = reject.name();
+    local.metrics.refused.count(reject.name());
     let (status, message) = errors.refusal(reject);
     let mut reply = error_reply(errors, local, cx, status, message);
     if reject == Reject::StoreAway {

@@ -10,6 +10,7 @@
 )]
 
 use std::{
+    cell::RefCell,
     collections::HashMap,
     sync::{
         Arc, PoisonError, RwLock,
@@ -170,8 +171,10 @@ impl Cells {
     }
 
     /// Drops what nobody has held for ten minutes; when the directory was full, everything that
-    /// nobody holds and that has nothing left to remember. Quotas with units in stock come back.
+    /// nobody holds and that has nothing left to remember. Dropped quotas with units in stock come
+    /// back, and those whose units nobody has used since the last time.
     pub(super) fn sweep(&self, now_ms: u64) -> Vec<Arc<QuotaCell>> {
+        let unmoved = RefCell::new(Vec::new());
         let mut dropped = Vec::new();
         self.rates.sweep(
             |cell, is_crowded| {
@@ -184,13 +187,19 @@ impl Cells {
             |cell, is_crowded| {
                 is_idle(&cell.idle_since_ms, now_ms) || is_crowded && cell.is_over(now_ms)
             },
-            |cell| cell.idle_since_ms.store(0, Relaxed),
+            |cell| {
+                cell.idle_since_ms.store(0, Relaxed);
+                if cell.is_unmoved() {
+                    unmoved.borrow_mut().push(Arc::clone(cell));
+                }
+            },
             |cell| {
                 if cell.unused() > 0 {
                     dropped.push(cell);
                 }
             },
         );
+        dropped.append(&mut unmoved.into_inner());
         dropped
     }
 
@@ -221,12 +230,14 @@ fn is_idle(since_ms: &AtomicU64, now_ms: u64) -> bool {
 
 /// Names to cells. Striped, so that a pass over it never holds up a shard for long.
 struct Directory<C> {
-    stripes: Box<[RwLock<HashMap<Box<str>, Arc<C>, RandomState>>]>,
+    stripes: Box<[Stripe<C>]>,
     random: RandomState,
     len: AtomicUsize,
     max: usize,
     crowded: AtomicBool,
 }
+
+type Stripe<C> = RwLock<HashMap<Box<str>, Arc<C>, RandomState>>;
 
 const STRIPES: usize = 1_024;
 
@@ -249,7 +260,7 @@ impl<C> Directory<C> {
     }
 
     #[allow(clippy::indexing_slicing, reason = "a remainder of the length")]
-    fn stripe(&self, key: &str) -> &RwLock<HashMap<Box<str>, Arc<C>, RandomState>> {
+    fn stripe(&self, key: &str) -> &Stripe<C> {
         // Upper bits: the table inside uses the lower ones.
         &self.stripes[(self.hash(key) >> 48) as usize % STRIPES]
     }
@@ -299,7 +310,7 @@ impl<C> Directory<C> {
     fn sweep(
         &self,
         is_done: impl Fn(&C, bool) -> bool,
-        held: impl Fn(&C),
+        held: impl Fn(&Arc<C>),
         mut dropped: impl FnMut(Arc<C>),
     ) {
         let is_crowded = self.crowded.swap(false, Relaxed);

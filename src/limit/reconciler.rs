@@ -116,17 +116,17 @@ impl Reconciler {
             };
             tokio::select! {
                 biased;
+                _ = ticks.tick() => {
+                    tick_count += 1;
+                    self.tick(tick_count);
+                    continue;
+                }
                 count = desk.recv_batch(&mut questions, BATCH_MAX) => {
                     if count == 0 {
                         return;
                     }
                 }
                 _ = self.work.recv_many(&mut work, BATCH_MAX) => {}
-                _ = ticks.tick() => {
-                    tick_count += 1;
-                    self.tick(tick_count);
-                    continue;
-                }
             }
             while work.len() < BATCH_MAX
                 && let Ok(more) = self.work.try_recv()
@@ -272,12 +272,9 @@ impl<A> Batch<A> {
         now_ms: u64,
         write: fn(Answer) -> A,
     ) {
-        let store = match store {
-            Ok(store) => store,
-            Err(_) => {
-                outlook.lose();
-                return self.answer_unknown(write);
-            }
+        let Ok(store) = store else {
+            outlook.lose();
+            return self.answer_unknown(write);
         };
         let returns = std::mem::take(&mut self.returns);
         if !returns.is_empty() {

@@ -214,6 +214,10 @@ impl keyspace::Notifier for Herald {
         }
     }
 
+    fn reserved(&self, quota: &str) -> i64 {
+        self.0.cells.unused(quota)
+    }
+
     fn group_reload(&self) {
         self.tell(command::GROUP_RELOAD, String::new());
     }

@@ -6,5 +6,6 @@ pub mod notify;
 pub mod origin;
 pub mod pid_file;
 pub mod process;
+pub mod records;
 pub mod signals;
 pub mod upgrade;

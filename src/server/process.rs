@@ -5,7 +5,7 @@
 use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, BTreeSet},
-    path::Path,
+    path::{Path, PathBuf},
     rc::Rc,
     sync::Arc,
     time::Duration,
@@ -40,7 +40,7 @@ use crate::{
         boot::session_freshness,
         fleet::{Herald, Member},
         notify::Notifier,
-        origin, pid_file,
+        origin, pid_file, records,
         signals::{Signal, Signals},
         upgrade::{
             drive::{NewHost, OldHost, drive_new, drive_old},
@@ -78,6 +78,8 @@ pub struct Process {
     pub errors: Arc<ErrorResponses>,
     pub registry: Arc<Registry>,
     pub owner: Arc<Owner>,
+    /// The platform's folder for what must outlive the process.
+    pub state_dir: PathBuf,
     pub driver: Driver,
     /// To bind shards to; empty: unbound.
     pub cpus: Vec<usize>,
@@ -144,6 +146,7 @@ impl Process {
             names,
             ProxyEnv::read(env)?,
             Arc::clone(&cells),
+            Arc::clone(&self.registry),
             Box::new(env),
         );
         let loader = Loader::new(compiler, Arc::clone(&self.errors));
@@ -152,6 +155,8 @@ impl Process {
         let (session_mail, session_desk) = mailbox(QUESTIONS_MAX);
         let (limit_mail, limit_desk) = mailbox(QUESTIONS_MAX);
         let (control_mail, control_desk) = mailbox(CALLS_MAX);
+        let records = records::start(&config, &self.state_dir, &self.owner, &self.registry)?;
+        let mut records = records.into_iter();
         let mut shards = Vec::with_capacity(self.shards);
         for index in 0..self.shards {
             let metrics = self.registry.shard(index).unwrap_or_default();
@@ -166,6 +171,7 @@ impl Process {
                 sessions: session_mail.clone(),
                 limits: limit_mail.clone(),
                 cells: Arc::clone(&cells),
+                records: records.next(),
                 control: control_mail.clone(),
                 control_paths: Paths::from_config(&config),
             };
@@ -633,6 +639,7 @@ impl Running {
             self.listeners.borrow_mut().close(&name);
         }
         self.drain().await;
+        records::settle(&self.registry).await;
         if let Err(error) = self.release_store().await {
             tracing::error!(prefix = "main", %error, "closing the store");
         }
@@ -693,6 +700,7 @@ impl OldHost for Serving {
             OldAction::Drain => {
                 tokio::task::spawn_local(async move {
                     running.drain().await;
+                    records::settle(&running.registry).await;
                     let _ = events.send(OldEvent::DrainEnded);
                 });
             }

@@ -11,6 +11,7 @@ use std::{
 };
 
 use crate::{
+    analytics,
     auth::directory::{Ask, Found},
     control::{Answer, Call, Paths},
     exchange::{Local, Settings, limits::Limiters, sessions::Sessions},
@@ -75,6 +76,7 @@ pub struct Parts {
     pub sessions: Mailbox<Ask, Found>,
     pub limits: Mailbox<limit::Question, limit::Answer>,
     pub cells: Arc<limit::Cells>,
+    pub records: Option<analytics::Producer>,
     pub control: Mailbox<Call, Answer>,
     pub control_paths: Paths,
 }
@@ -166,6 +168,8 @@ async fn shard_main(parts: Parts, inbox: Inbox<Item>, back: Outlet<Item>) {
         parts.metrics,
         sessions,
         limiters,
+        parts.records,
+        parts.index,
     ));
     let shard = Rc::new(Shard {
         worker: Worker::new(local, parts.published),
@@ -243,6 +247,9 @@ async fn timer(shard: Rc<Shard>) {
             let now_ms = local.watch.clock().now_ms();
             local.sessions.line().expire(now_ms);
             local.limiters.line().expire(now_ms);
+            if let Some(records) = &local.records {
+                records.tick();
+            }
             shard.control.expire(now_ms);
             if now_ms / 1000 != last_s {
                 last_s = now_ms / 1000;

@@ -18,7 +18,7 @@ use serde_json::Value;
 use crate::{
     apidef::{ApiDefinition, List, json::Document},
     auth::keyspace::{Counters, KeyRef, Stored, now},
-    control::keys::{Apis, Asked, Keys, Refusal, added, away, json, modified, refusal},
+    control::keys::{Asked, Keys, Refusal, added, away, json, modified, refusal},
     hash::random_id,
     policy::{self, ApplyError},
     session::{Date, Session},
@@ -282,7 +282,7 @@ impl Keys {
         counters: Counters,
     ) -> Result<(), NotStored> {
         let policies = self.policies.load();
-        let apis = Apis::of(&*self.gateway);
+        let apis = self.apis();
         if counters == Counters::Reset {
             stamp(session);
         }
@@ -295,7 +295,7 @@ impl Keys {
                 prefix = "api",
                 "No API Access Rights set, adding key to ALL."
             );
-            apis.0.values().map(|api| Some(&**api)).collect()
+            apis.all().map(Some).collect()
         } else {
             let ids = session.access_rights.keys();
             ids.map(|id| {

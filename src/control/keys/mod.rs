@@ -8,6 +8,7 @@ mod read;
 
 use std::{collections::HashMap, sync::Arc};
 
+use arc_swap::ArcSwapOption;
 use axum::{
     Json,
     http::{Method, StatusCode, header},
@@ -36,6 +37,7 @@ pub(super) struct Keys {
     keyspace: Arc<Keyspace>,
     policies: Arc<policy::Current>,
     gateway: Arc<dyn Gateway>,
+    apis: ArcSwapOption<Apis>,
     lifetimes: LifetimeRules,
     passwords: PasswordHash,
     /// `allow_master_keys`
@@ -97,6 +99,7 @@ impl Keys {
             keyspace,
             policies,
             gateway,
+            apis: ArcSwapOption::empty(),
             lifetimes: LifetimeRules::from_config(config),
             passwords: PasswordHash::parse(&config.basic_auth_hash_key_function),
             allows_master: config.allow_master_keys,
@@ -127,6 +130,20 @@ impl Keys {
                 "Method not supported",
             )),
         }
+    }
+
+    /// The APIs as they are now. Indexed once per reload, not once per key.
+    fn apis(&self) -> Arc<Apis> {
+        let of = self.gateway.definitions();
+        let known = self.apis.load_full();
+        if let Some(known) = known
+            && Arc::ptr_eq(&known.of, &of)
+        {
+            return known;
+        }
+        let apis = Arc::new(Apis::new(of));
+        self.apis.store(Some(Arc::clone(&apis)));
+        apis
     }
 
     /// The keys that a call may mean, in order: with `username=true` first the key of the id, then,
@@ -165,42 +182,48 @@ impl Keys {
 }
 
 /// The APIs that the gateway knows, by id.
-struct Apis(HashMap<String, Arc<ApiDefinition>>);
+struct Apis {
+    of: Arc<[Arc<ApiDefinition>]>,
+    by_id: HashMap<String, usize>,
+}
 
 impl Apis {
-    fn of(gateway: &dyn Gateway) -> Self {
-        let definitions = gateway.definitions();
-        Self(
-            definitions
-                .iter()
-                .map(|api| (api.api_id.clone(), Arc::clone(api)))
-                .collect(),
-        )
+    fn new(of: Arc<[Arc<ApiDefinition>]>) -> Self {
+        let by_id = of
+            .iter()
+            .enumerate()
+            .map(|(at, api)| (api.api_id.clone(), at))
+            .collect();
+        Self { of, by_id }
     }
 
     fn get(&self, id: &str) -> Option<&ApiDefinition> {
-        self.0.get(id).map(AsRef::as_ref)
+        let api = self.of.get(*self.by_id.get(id)?)?;
+        Some(api)
+    }
+
+    fn all(&self) -> impl Iterator<Item = &ApiDefinition> {
+        self.of.iter().map(AsRef::as_ref)
     }
 
     /// The longest of the lifetimes that the APIs of a session give it, or all APIs for one that
     /// names none (Tyk: `ApplyLifetime`).
     fn lifetime_s(&self, session: &Session, rules: LifetimeRules) -> i64 {
         let now_s = now().as_secs() as i64;
-        let is_named =
-            |id: &str| session.access_rights.is_empty() || session.access_rights.contains_key(id);
-        self.0
-            .values()
-            .filter(|api| is_named(&api.api_id))
-            .map(|api| {
-                let own = (
-                    api.session_lifetime,
-                    api.session_lifetime_respects_key_expiration,
-                );
-                session.lifetime_s(rules, own, now_s)
-            })
-            .max()
-            .unwrap_or(0)
-            .max(0)
+        let lifetime = |api: &ApiDefinition| {
+            let own = (
+                api.session_lifetime,
+                api.session_lifetime_respects_key_expiration,
+            );
+            session.lifetime_s(rules, own, now_s)
+        };
+        let longest = if session.access_rights.is_empty() {
+            self.all().map(lifetime).max()
+        } else {
+            let ids = session.access_rights.keys();
+            ids.filter_map(|id| self.get(id)).map(lifetime).max()
+        };
+        longest.unwrap_or(0).max(0)
     }
 }
 

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::{
     auth::keyspace::Stored,
-    control::keys::{Apis, Asked, Keys, Refusal, away, json, refusal},
+    control::keys::{Asked, Keys, Refusal, away, json, refusal},
     policy,
     session::{Session, quota_key},
     storage::StoreError,
@@ -49,7 +49,7 @@ impl Keys {
                 "Key requested by hash but key hashing is not enabled",
             ));
         }
-        let apis = Apis::of(&*self.gateway);
+        let apis = self.apis();
         let api = apis.get(&asked.api_id);
         let org_id = api.map_or(&asked.org_id, |api| &api.org_id);
         let mut found = None;

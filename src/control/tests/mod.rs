@@ -93,6 +93,10 @@ impl keyspace::Notifier for Told {
         self.reset.lock().unwrap().extend_from_slice(names);
     }
 
+    fn reserved(&self, _quota: &str) -> i64 {
+        0
+    }
+
     fn group_reload(&self) {}
 }
 

@@ -13,8 +13,8 @@ use std::{
 use crate::{
     limit::scripts,
     storage::{
-        Add, Counter, Eval, ListLimit, PushOutcome, ScriptReply, Scripts, Store, StoreError,
-        Subscription, Ttl, Waiting, WriteOp,
+        Add, Counter, Eval, ListLimit, PushOutcome, Script, ScriptReply, Scripts, Store,
+        StoreError, Subscription, Ttl, Waiting, WriteOp,
     },
 };
 
@@ -89,7 +89,7 @@ impl Fake {
             .collect();
         let (now_us, now_ms) = (self.now_us.load(SeqCst) as i64, self.now_ms());
         let mut state = self.state.lock().unwrap();
-        let is = |script| std::ptr::eq(eval.script, script);
+        let is = |script: &'static Script| std::ptr::eq(eval.script, script);
         if is(&scripts::LEASE) {
             ints(
                 &state
@@ -239,7 +239,18 @@ impl State {
     }
 
     fn quota(&mut self, key: &str, args: &[i64], now_ms: i64) -> [i64; 4] {
-        let &[want, all, max, renewal, share, is_overdue, extra, asks] = args else {
+        let &[
+            want,
+            all,
+            max,
+            renewal,
+            share,
+            is_overdue,
+            mut extra,
+            asks,
+            refused,
+        ] = args
+        else {
             panic!("{args:?}");
         };
         let mut found = self.alive(key, now_ms);
@@ -251,6 +262,9 @@ impl State {
             found = None;
         }
         let mut value = found.map_or(0, |(value, _)| value);
+        if value >= max {
+            extra += refused;
+        }
         let rest = max - value - extra;
         let mut granted = want.min(rest).max(0);
         if share > 0 {

@@ -52,17 +52,18 @@ impl Node {
         self.now_ms.load(SeqCst)
     }
 
-    async fn ask(&self, question: Question) -> Option<Answer> {
+    async fn ask(&self, question: Question, patience_ms: u64) -> Option<Answer> {
         let answer = self.line.ask(question, u64::MAX);
         let draining = async {
             loop {
                 self.inbox.drain(|answered| {
                     self.line.complete(answered);
                 });
-                tokio::task::yield_now().await;
+                // Not a busy loop: a paused clock moves on only when nobody has anything to do.
+                tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
-        let patience = tokio::time::sleep(Duration::from_millis(5));
+        let patience = tokio::time::sleep(Duration::from_millis(patience_ms));
         tokio::select! {
             answer = answer => answer.ok(),
             () = draining => None,
@@ -74,14 +75,11 @@ impl Node {
         let at_ms = self.now();
         let mut taken = cell.take(at_ms);
         if taken == Taken::Ask {
-            let cell = Arc::clone(cell);
-            taken = match self
-                .ask(Question::Rate {
-                    cell: Arc::clone(&cell),
-                    at_ms,
-                })
-                .await
-            {
+            let question = Question::Rate {
+                cell: Arc::clone(cell),
+                at_ms,
+            };
+            taken = match self.ask(question, cell.ask_deadline_ms()).await {
                 Some(Answer::Rate(taken)) => taken,
                 _ => cell.fallback(at_ms),
             };
@@ -94,12 +92,17 @@ impl Node {
         let at_ms = self.now();
         let mut taken = cell.take(at_ms);
         if taken.taken == Taken::Ask {
-            let cell = Arc::clone(cell);
             let question = Question::Quota {
-                cell: Arc::clone(&cell),
+                cell: Arc::clone(cell),
                 at_ms,
             };
-            taken = match self.ask(question).await {
+            // A commit may take its time on a loaded machine.
+            let patience_ms = if self.cells.outlook().settings.is_shared {
+                cell.ask_deadline_ms()
+            } else {
+                60_000
+            };
+            taken = match self.ask(question, patience_ms).await {
                 Some(Answer::Quota(taken)) => taken,
                 _ => cell.fallback(at_ms),
             };
@@ -137,10 +140,14 @@ fn real(test: impl Future<Output = ()>) {
 const NOW_US: u64 = 1_700_000_000_000_000;
 const NOW_S: i64 = 1_700_000_000;
 
+thread_local! {
+    static WALL_MS: std::cell::Cell<i64> = const { std::cell::Cell::new(NOW_S * 1_000) };
+}
+
 /// Settings whose wall clock stands still.
 fn at_rest() -> Settings {
     Settings {
-        wall_ns: || NOW_S * 1_000_000_000,
+        wall_ns: || WALL_MS.get() * 1_000_000,
         ..shared()
     }
 }
@@ -251,6 +258,7 @@ fn a_store_that_does_not_answer_is_asked_three_times_and_then_each_node_has_its_
         while node.cells.outlook().is_away() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+        node.now_ms.store(300, SeqCst);
         // What was admitted alone is told first: one before, three alone, six now.
         let mut admitted = 0;
         for _ in 0..50 {
@@ -307,6 +315,7 @@ fn a_smoothed_limit_moves_its_allowance_in_the_store() {
         };
         assert_eq!(burst().await, (5, None));
         node.now_ms.store(1_001, SeqCst);
+        WALL_MS.set(WALL_MS.get() + 1_000);
         fake.advance_ms(1_000);
         assert_eq!(burst().await.1, Some(Smoothed::Up));
         // Another node finds the allowance, and that it is not its turn.
@@ -384,7 +393,7 @@ fn a_large_quota_is_leased_by_a_fleet_and_never_exceeded() {
     paused(async {
         const MAX: usize = 5_000;
         let fake = Fake::at(NOW_US);
-        let nodes: Vec<_> = (0..3)
+        let mut nodes: Vec<_> = (0..3)
             .map(|_| Node::start(at_rest(), 3, store(&fake)))
             .collect();
         let mut cells: Vec<_> = nodes
@@ -396,6 +405,7 @@ fn a_large_quota_is_leased_by_a_fleet_and_never_exceeded() {
             })
             .collect();
         let mut admitted = 0;
+        let mut lost = 0;
         let mut first_refused = None;
         for n in 0..8_000_u64 {
             let at = if n % 10 == 0 { 1 + n / 10 % 2 } else { 0 } as usize;
@@ -404,22 +414,25 @@ fn a_large_quota_is_leased_by_a_fleet_and_never_exceeded() {
             let taken = nodes[at].quota(&cells[at]).await;
             if taken.taken == Taken::Admitted {
                 admitted += 1;
-                assert!(taken.remaining <= (MAX - admitted) as i64 + 1);
             } else {
                 first_refused.get_or_insert(admitted);
             }
-            // Nobody's process ends well: what it had is lost.
-            if n == 2_000 {
+            // A process that ends without a farewell: what it had is lost.
+            let unused = nodes[0].cells.unused("quota-k");
+            if n >= 2_000 && lost == 0 && unused > 5 {
+                lost = unused;
+                nodes[0] = Node::start(at_rest(), 3, store(&fake));
                 let cell = nodes[0].cells.quota("quota-k", &quota(MAX as i64, 3_600));
                 cells[0] = cell.unwrap();
-                nodes[0].cells.forget_quota("quota-other");
             }
         }
         let asked = fake.eval_count.load(SeqCst);
-        println!("admitted {admitted}, first refused at {first_refused:?}, asked {asked} times");
-        assert!(admitted <= MAX);
-        assert!(admitted >= MAX * 99 / 100, "{admitted}");
-        assert!(first_refused.unwrap() >= MAX * 98 / 100);
+        println!(
+            "admitted {admitted}, lost {lost}, first refused at {first_refused:?}, asked {asked} times"
+        );
+        assert!(lost > 0 && admitted <= MAX - lost as usize);
+        assert!(admitted >= MAX * 97 / 100, "{admitted}");
+        assert!(first_refused.unwrap() >= MAX * 95 / 100);
         assert!(asked < 1_500, "{asked}");
     });
 }
@@ -470,24 +483,7 @@ fn the_embedded_store_keeps_a_quota_through_any_number_of_crashes() {
                 .unwrap();
             for n in 0..40 {
                 node.now_ms.store(1 + n, SeqCst);
-                let at_ms = node.now();
-                let mut taken = cell.take(at_ms);
-                if taken.taken == Taken::Ask {
-                    let question = Question::Quota {
-                        cell: Arc::clone(&cell),
-                        at_ms,
-                    };
-                    taken = loop {
-                        // A commit may take its time on a loaded machine.
-                        let cell = Arc::clone(&cell);
-                        let question = Question::Quota { cell, at_ms };
-                        if let Some(Answer::Quota(taken)) = node.ask(question).await {
-                            break taken;
-                        }
-                    };
-                    drop(question);
-                }
-                match taken.taken {
+                match node.quota(&cell).await.taken {
                     Taken::Admitted => admitted += 1,
                     _ => refused = true,
                 }
@@ -518,16 +514,7 @@ fn the_embedded_store_serves_a_small_quota_to_the_last_unit_with_tyks_headers() 
                 .quota(&format!("quota-{max}"), &quota(max, 60))
                 .unwrap();
             for left in (0..max).rev() {
-                let at_ms = node.now();
-                let mut taken = cell.take(at_ms);
-                while taken.taken == Taken::Ask {
-                    let cell = Arc::clone(&cell);
-                    if let Some(Answer::Quota(answer)) =
-                        node.ask(Question::Quota { cell, at_ms }).await
-                    {
-                        taken = answer;
-                    }
-                }
+                let taken = node.quota(&cell).await;
                 assert_eq!((taken.taken, taken.remaining), (Taken::Admitted, left));
             }
         }

@@ -200,21 +200,29 @@ fn a_quotas_counter_lives_and_ends_as_the_fake_says() {
         let store = server.open();
         let redis = store.scripts().unwrap();
         let quota = async |args: &[i64]| run(redis, &scripts::QUOTA, "quota-k", args).await;
-        // want, all, max, renewal, share, overdue, extra, asks
-        let first = quota(&[5, 0, 100, 60, 4, 0, 0, 0]).await;
+        // want, all, max, renewal, share, overdue, debt, asks, refused
+        let first = quota(&[5, 0, 100, 60, 4, 0, 0, 0, 0]).await;
         assert_eq!(first[..2], [5, 5]);
         assert!((59_000..=60_000).contains(&first[2]), "{first:?}");
         assert_eq!(
             store.get("quota-k").await.unwrap().as_deref(),
             Some(&b"5"[..])
         );
-        assert_eq!(quota(&[80, 0, 100, 60, 4, 0, 0, 0]).await[..2], [23, 28]);
-        assert_eq!(quota(&[80, 0, 100, 60, 4, 0, 2, 30]).await[..2], [30, 60]);
-        assert_eq!(quota(&[80, 0, 100, 60, 0, 0, 0, 0]).await[..2], [40, 100]);
-        assert_eq!(quota(&[1, 1, 100, 60, 0, 1, 3, 1]).await[..2], [0, 104]);
+        assert_eq!(quota(&[80, 0, 100, 60, 4, 0, 0, 0, 0]).await[..2], [23, 28]);
+        assert_eq!(
+            quota(&[80, 0, 100, 60, 4, 0, 2, 30, 0]).await[..2],
+            [30, 60]
+        );
+        assert_eq!(
+            quota(&[80, 0, 100, 60, 0, 0, 0, 0, 0]).await[..2],
+            [40, 100]
+        );
+        assert_eq!(quota(&[1, 1, 100, 60, 0, 1, 0, 1, 3]).await[..2], [0, 104]);
+        // Refused ones do not count into a counter that somebody has reset.
+        assert_eq!(quota(&[0, 1, 200, 60, 0, 0, 0, 0, 9]).await[..2], [0, 104]);
         // Back into the same period only.
         let ends = {
-            let now = quota(&[0, 0, 100, 60, 0, 0, 0, 0]).await;
+            let now = quota(&[0, 0, 100, 60, 0, 0, 0, 0, 0]).await;
             now[2] + now[3]
         };
         let back = async |args: &[i64]| run(redis, &scripts::QUOTA_BACK, "quota-k", args).await;
@@ -228,8 +236,11 @@ fn a_quotas_counter_lives_and_ends_as_the_fake_says() {
         );
         // Without an expiry the session's time of renewal decides.
         store.set("quota-k", b"100", None).await.unwrap();
-        assert_eq!(quota(&[1, 1, 100, 60, 0, 0, 0, 1]).await[..3], [0, 101, -1]);
-        assert_eq!(quota(&[1, 1, 100, 60, 0, 1, 0, 1]).await[..2], [1, 1]);
-        assert_eq!(quota(&[1, 1, 100, 60, 0, 1, 0, 1]).await[..2], [1, 2]);
+        assert_eq!(
+            quota(&[1, 1, 100, 60, 0, 0, 0, 1, 0]).await[..3],
+            [0, 101, -1]
+        );
+        assert_eq!(quota(&[1, 1, 100, 60, 0, 1, 0, 1, 0]).await[..2], [1, 1]);
+        assert_eq!(quota(&[1, 1, 100, 60, 0, 1, 0, 1, 0]).await[..2], [1, 2]);
     });
 }
