@@ -257,7 +257,7 @@ fn write_keys(redis: &Server, cases: &[&Case]) -> io::Result<()> {
             ..Keys::unlimited(1)
         }
         .session(1);
-        keys::write(&mut redis, &[case.key.clone()], &session)?;
+        keys::write(&mut redis, std::slice::from_ref(&case.key), &session)?;
     }
     Ok(())
 }

@@ -93,10 +93,6 @@ const SLOTS_EACH: usize = 192;
 const STUCK: Duration = Duration::from_secs(8);
 
 impl Stream {
-    pub fn seconds(&self) -> f64 {
-        self.phases.iter().map(|phase| phase.seconds).sum()
-    }
-
     /// Moments of all arrivals, in seconds from the begin, with the gateway each goes to.
     fn schedule(&self, seed: u64) -> VecDeque<(u64, usize)> {
         let mut rng = Rng::from_seed(seed);

@@ -7,7 +7,7 @@ use std::{io, net::SocketAddr, time::Duration};
 use serde_json::Value;
 
 use crate::{
-    keys::{self, control_call},
+    keys,
     peer::{self, Bench, Folder, Prepared, Running, SECRET},
     probe,
     redis::{Redis, Server},
@@ -32,7 +32,7 @@ pub struct Site {
     pub gateways: Vec<Gateway>,
     pub origin: SocketAddr,
     _origin: Running,
-    pub folder: Folder,
+    _folder: Folder,
 }
 
 impl Gateway {
@@ -139,7 +139,7 @@ impl Site {
             gateways,
             origin,
             _origin: origin_process,
-            folder,
+            _folder: folder,
         })
     }
 
@@ -177,11 +177,6 @@ pub fn create_key(gateway: &Gateway, key: &str, session: &Value) -> io::Result<u
     gateway
         .call("POST", &path, session)
         .map(|answer| answer.status)
-}
-
-/// The wire form of a key's creation, for a generator of its own.
-pub fn create_call(gateway: SocketAddr, key: &str, session: &Value) -> io::Result<Vec<u8>> {
-    control_call(gateway, "POST", &format!("/tyk/keys/{key}"), session)
 }
 
 /// Whether Redis has a key's session.

@@ -42,6 +42,8 @@ enum State {
 type Ledger = BTreeMap<String, Written>;
 
 const WRITERS: usize = 16;
+/// Writes before a kill, at least.
+const ACKNOWLEDGED_MIN: u64 = 50;
 
 /// Kills the gateway again and again while keys are created, changed and deleted.
 pub fn kills(plan: &Plan, bench: &Bench) -> io::Result<bool> {
@@ -55,18 +57,23 @@ pub fn kills(plan: &Plan, bench: &Bench) -> io::Result<bool> {
     let (mut acknowledged, mut lost, mut slowest) = (0, Vec::new(), Duration::ZERO);
     for round in 0..times {
         let address = site.gateways[0].address();
-        let stop = AtomicBool::new(false);
+        let (stop, told) = (AtomicBool::new(false), AtomicU64::new(0));
         let (wrote, killed) = thread::scope(|scope| {
-            let (session, stop) = (&session, &stop);
-            let writing = scope.spawn(move || write(address, round, session, stop));
-            thread::sleep(Duration::from_millis(100 + rng.below(200)));
+            let (session, stop, told) = (&session, &stop, &told);
+            let writing = scope.spawn(move || write(address, round, session, stop, told));
+            // In the middle of writing, at no moment in particular.
+            let until = Instant::now() + Duration::from_secs(5);
+            while told.load(Ordering::Relaxed) < ACKNOWLEDGED_MIN && Instant::now() < until {
+                thread::sleep(Duration::from_millis(1));
+            }
+            thread::sleep(Duration::from_micros(rng.below(100_000)));
             let killed = site.gateways[0].kill();
             stop.store(true, Ordering::Relaxed);
             (writing.join(), killed)
         });
         killed?;
-        let (count, wrote) = wrote.map_err(|_| io::Error::other("the writing thread failed"))??;
-        acknowledged += count;
+        let wrote = wrote.map_err(|_| io::Error::other("the writing thread failed"))??;
+        acknowledged += told.load(Ordering::Relaxed);
         let started = Instant::now();
         site.gateways[0].start()?;
         slowest = slowest.max(started.elapsed());
@@ -102,10 +109,10 @@ fn write(
     round: usize,
     session: &Value,
     stop: &AtomicBool,
-) -> io::Result<(u64, Ledger)> {
+    acknowledged: &AtomicU64,
+) -> io::Result<Ledger> {
     let mut client = Client::new(address, WRITERS)?;
     let mut ledger = Ledger::new();
-    let mut acknowledged = 0;
     // Key, step within its life.
     let mut lives = vec![(String::new(), 0u32); WRITERS];
     let mut count = 0u32;
@@ -152,7 +159,7 @@ fn write(
                     let life = &mut lives[slot];
                     if let Some(written) = ledger.get_mut(&life.0) {
                         if answer.status == 200 {
-                            acknowledged += 1;
+                            acknowledged.fetch_add(1, Ordering::Relaxed);
                             written.acknowledged = written.under_way.take();
                         } else {
                             return Err(io::Error::other(format!(
@@ -179,7 +186,7 @@ fn write(
             break;
         }
     }
-    Ok((acknowledged, ledger))
+    Ok(ledger)
 }
 
 /// Keys that are not as they were acknowledged, with what they are.
@@ -475,6 +482,7 @@ fn create(
 mod tests {
     use super::*;
 
+    #[allow(clippy::unnecessary_wraps, reason = "what `check` takes")]
     fn alias(text: &str) -> Option<State> {
         Some(State::Alias(text.to_owned()))
     }

@@ -58,7 +58,7 @@ pub fn run(plan: &Plan, bench: &Bench) -> io::Result<bool> {
         wrong == 0,
         format!("{wrong} wrong or failed of {} requests", seen.len()),
     );
-    let bound = (rate * (life_s + 2) as f64) as i64;
+    let bound = (rate * f64::from(life_s + 2)) as i64;
     println!(
         "longest list {} records, most memory {:.1} MB above the start, lists ended {} times",
         watched.longest,
@@ -73,7 +73,7 @@ pub fn run(plan: &Plan, bench: &Bench) -> io::Result<bool> {
         ),
     );
     checks.check(
-        seconds < 2.0 * life_s as f64 || watched.ends > 0,
+        seconds < 2.0 * f64::from(life_s) || watched.ends > 0,
         format!("the list ended {} times in {seconds} s", watched.ends),
     );
     // Records of such requests have some 700 bytes; Redis keeps them in nodes of 8 KiB.
