@@ -406,7 +406,7 @@ mod tests {
         let stub = Stub::default();
         let flusher = Flusher::new(
             rings,
-            Assembler::new(lists.serializer, Default::default(), None),
+            Assembler::new(lists.serializer, Normaliser::default(), None),
             lists,
             stub.clone(),
             Arc::clone(&registry),
@@ -514,9 +514,10 @@ mod tests {
             assert_eq!(registry.records.written_count(), 0);
             stub.0.is_away.store(false, SeqCst);
             looks(30).await;
-            producers
-                .iter()
-                .for_each(|producer| (0..2).for_each(|_| producer.tick()));
+            for producer in producers {
+                producer.tick();
+                producer.tick();
+            }
             looks(30).await;
             assert_eq!(stub.count() as u64, shard.records.value());
             assert_eq!(registry.records.written_count(), shard.records.value());

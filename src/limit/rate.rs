@@ -9,7 +9,7 @@ use crate::{
     limit::{
         Algorithm, RateLimit, Smoothed, Taken, Work,
         lease::{Drawn, Lease},
-        memory_log::MemoryLog,
+        memory_log::{MemoryLog, Written},
         names,
         outlook::{DEADLINE_MS, DEADLINE_TYK_MS, Outlook, View},
         pace::Pace,
@@ -40,11 +40,7 @@ pub struct RateCell {
     outlook: Arc<Outlook>,
 
     name: Box<str>,
-    log: Option<MemoryLog>,
-    /// Sentinel in memory: refuses until then.
-    blocked_until_ms: AtomicU64,
-    allowance: Option<Allowance>,
-    event: AtomicU8,
+    tyk: Option<Box<TykState>>,
     pace: Pace,
     /// Since when a question tells the store what was counted in the window; 0 when none does.
     telling_at_ms: AtomicU64,
@@ -52,6 +48,17 @@ pub struct RateCell {
     stocked: AtomicI64,
     /// When nobody held it any more, as the directory saw; 0 while somebody does.
     pub(super) idle_since_ms: AtomicU64,
+}
+
+/// What only logs in memory and smoothing need.
+#[derive(Default)]
+struct TykState {
+    log: Option<MemoryLog>,
+    /// Sentinel in memory: refuses until then.
+    blocked_until_ms: AtomicU64,
+    allowance: Option<Allowance>,
+    /// A move of the allowance that nobody has taken yet.
+    event: AtomicU8,
 }
 
 /// How a limiter decides.
@@ -162,10 +169,13 @@ impl RateCell {
             lease_nodes_max: (rate / per / LEASE_PER_S_PER_NODE) as u32,
             outlook,
             name: name.into(),
-            log: is_log.then(|| MemoryLog::new(requests, per_ms)),
-            blocked_until_ms: AtomicU64::new(0),
-            allowance: smoothing.map(|rule| Allowance::new(rule, requests)),
-            event: AtomicU8::new(0),
+            tyk: (is_log || smoothing.is_some()).then(|| {
+                Box::new(TykState {
+                    log: is_log.then(|| MemoryLog::new(requests, per_ms)),
+                    allowance: smoothing.map(|rule| Allowance::new(rule, requests)),
+                    ..TykState::default()
+                })
+            }),
             pace: Pace::default(),
             telling_at_ms: AtomicU64::new(0),
             stocked: AtomicI64::new(0),
@@ -206,10 +216,11 @@ impl RateCell {
     /// An event of smoothing that nobody has taken yet.
     #[must_use]
     pub fn take_event(&self) -> Option<Smoothed> {
-        if self.event.load(Relaxed) == 0 {
+        let event = &self.tyk.as_ref()?.event;
+        if event.load(Relaxed) == 0 {
             return None;
         }
-        match self.event.swap(0, Relaxed) {
+        match event.swap(0, Relaxed) {
             1 => Some(Smoothed::Up),
             2 => Some(Smoothed::Down),
             _ => None,
@@ -226,9 +237,11 @@ impl RateCell {
     pub fn forget(&self) {
         self.window.close();
         self.lease.deny_until(0);
-        self.blocked_until_ms.store(0, Relaxed);
-        if let Some(log) = &self.log {
-            log.clear();
+        if let Some(tyk) = &self.tyk {
+            tyk.blocked_until_ms.store(0, Relaxed);
+            if let Some(log) = &tyk.log {
+                log.clear();
+            }
         }
     }
 
@@ -300,15 +313,11 @@ impl RateCell {
     }
 
     fn take_log(&self, now_ms: u64) -> Taken {
-        let Some(log) = &self.log else {
+        let Some((tyk, log)) = self.memory() else {
             return Taken::Admitted;
         };
         let written = log.write(now_ms);
-        if let Some(allowance) = &self.allowance
-            && allowance.is_due(now_ms)
-        {
-            self.tell(allowance.step(|count| log.held(written, count, now_ms)));
-        }
+        tyk.smooth(log, written, now_ms);
         let limit = self.log_limit();
         if log.held(written, limit, now_ms) {
             let retry_at_ms = log.leaves_at_ms(written, limit);
@@ -318,27 +327,28 @@ impl RateCell {
     }
 
     fn take_sentinel(&self, now_ms: u64) -> Taken {
-        let retry_at_ms = self.blocked_until_ms.load(Relaxed);
+        let Some((tyk, log)) = self.memory() else {
+            return Taken::Admitted;
+        };
+        let retry_at_ms = tyk.blocked_until_ms.load(Relaxed);
         let is_blocked = now_ms < retry_at_ms;
         // As in Tyk the log is written whatever was decided, and looked at afterwards.
-        if let Some(log) = &self.log {
-            let written = log.write(now_ms);
-            if let Some(allowance) = &self.allowance
-                && allowance.is_due(now_ms)
-            {
-                self.tell(allowance.step(|count| log.held(written, count, now_ms)));
-            }
-            let limit = self.effective_rate().saturating_sub(1);
-            if !is_blocked && log.held(written, limit, now_ms) {
-                self.blocked_until_ms
-                    .store(now_ms + self.shape.per_ms, Relaxed);
-            }
-        }
+        let written = log.write(now_ms);
+        tyk.smooth(log, written, now_ms);
+        let limit = self.effective_rate().saturating_sub(1);
         if is_blocked {
-            Taken::Denied { retry_at_ms }
-        } else {
-            Taken::Admitted
+            return Taken::Denied { retry_at_ms };
         }
+        if log.held(written, limit, now_ms) {
+            let until_ms = now_ms + self.shape.per_ms;
+            tyk.blocked_until_ms.store(until_ms, Relaxed);
+        }
+        Taken::Admitted
+    }
+
+    fn memory(&self) -> Option<(&TykState, &MemoryLog)> {
+        let tyk = self.tyk.as_deref()?;
+        Some((tyk, tyk.log.as_ref()?))
     }
 
     fn without_store(&self, now_ms: u64) -> Taken {
@@ -370,8 +380,7 @@ impl RateCell {
     }
 
     fn effective_rate(&self) -> u64 {
-        self.allowance
-            .as_ref()
+        self.allowance()
             .map_or(self.rate, |allowance| allowance.current().min(self.rate))
     }
 
@@ -386,15 +395,13 @@ impl RateCell {
     }
 
     pub(super) fn tell(&self, event: Option<Smoothed>) {
-        match event {
-            Some(Smoothed::Up) => self.event.store(1, Relaxed),
-            Some(Smoothed::Down) => self.event.store(2, Relaxed),
-            None => {}
+        if let Some(tyk) = &self.tyk {
+            tyk.tell(event);
         }
     }
 
-    pub(super) const fn allowance(&self) -> Option<&Allowance> {
-        self.allowance.as_ref()
+    pub(super) fn allowance(&self) -> Option<&Allowance> {
+        self.tyk.as_ref()?.allowance.as_ref()
     }
 
     /// Whether dropping the cell would forget nothing that matters.
@@ -402,9 +409,8 @@ impl RateCell {
         self.window.is_over(self.shape, now_ms)
             && now_ms >= self.lease.ends_at_ms()
             && now_ms >= self.lease.denied_until_ms()
-            && now_ms >= self.blocked_until_ms.load(Relaxed)
             && self.lease.debt() == 0
-            && self.log.as_ref().is_none_or(|log| log.is_over(now_ms))
+            && self.tyk.as_ref().is_none_or(|tyk| tyk.is_over(now_ms))
     }
 
     /// What to ask the store for `asks` requests that wait, or for a refill when there are none.
@@ -604,6 +610,30 @@ impl RateCell {
 
     fn per_s(&self) -> u64 {
         self.shape.per_ms.div_ceil(1_000)
+    }
+}
+
+impl TykState {
+    /// Moves the allowance when it is time.
+    fn smooth(&self, log: &MemoryLog, written: Written, now_ms: u64) {
+        if let Some(allowance) = &self.allowance
+            && allowance.is_due(now_ms)
+        {
+            self.tell(allowance.step(|count| log.held(written, count, now_ms)));
+        }
+    }
+
+    fn tell(&self, event: Option<Smoothed>) {
+        match event {
+            Some(Smoothed::Up) => self.event.store(1, Relaxed),
+            Some(Smoothed::Down) => self.event.store(2, Relaxed),
+            None => {}
+        }
+    }
+
+    fn is_over(&self, now_ms: u64) -> bool {
+        now_ms >= self.blocked_until_ms.load(Relaxed)
+            && self.log.as_ref().is_none_or(|log| log.is_over(now_ms))
     }
 }
 

@@ -241,3 +241,11 @@ fn clocks_of_shards_that_lag_neither_open_a_window_nor_close_one() {
         .collect();
     assert_eq!(took, [true, true, false, true, true, false]);
 }
+
+#[test]
+fn what_requests_write_is_one_cache_line_and_a_cell_is_as_large_as_documented() {
+    assert_eq!(align_of::<RateCell>(), 64);
+    let size = size_of::<RateCell>();
+    println!("{size} {}", size_of::<QuotaCell>());
+    assert!(size <= 192, "docs/limits.md says 192 bytes: {size}");
+}

@@ -15,16 +15,16 @@ use crate::{
 };
 
 /// A node with a shard of one's own to ask from.
-struct Node {
-    cells: Arc<Cells>,
+pub(super) struct Node {
+    pub(super) cells: Arc<Cells>,
     line: Line<Question, Answer>,
     inbox: Inbox<Answered<Answer>>,
-    now_ms: Arc<AtomicU64>,
+    pub(super) now_ms: Arc<AtomicU64>,
     store: StoreSource,
 }
 
 impl Node {
-    fn start(settings: Settings, nodes: u32, store: Arc<dyn Store>) -> Self {
+    pub(super) fn start(settings: Settings, nodes: u32, store: Arc<dyn Store>) -> Self {
         let (cells, work) = node(settings, nodes);
         let (mailbox, desk) = mailbox(1_024);
         let (inbox, outlet): (_, Outlet<Answered<Answer>>) =
@@ -71,7 +71,7 @@ impl Node {
         }
     }
 
-    async fn rate(&self, cell: &Arc<RateCell>) -> bool {
+    pub(super) async fn rate(&self, cell: &Arc<RateCell>) -> bool {
         let at_ms = self.now();
         let mut taken = cell.take(at_ms);
         if taken == Taken::Ask {
@@ -88,7 +88,7 @@ impl Node {
         taken == Taken::Admitted
     }
 
-    async fn quota(&self, cell: &Arc<QuotaCell>) -> QuotaTaken {
+    pub(super) async fn quota(&self, cell: &Arc<QuotaCell>) -> QuotaTaken {
         let at_ms = self.now();
         let mut taken = cell.take(at_ms);
         if taken.taken == Taken::Ask {

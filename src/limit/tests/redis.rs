@@ -9,6 +9,7 @@ use std::{
 use super::{
     super::{rate::eval, scripts},
     fake::Fake,
+    questions::Node,
     *,
 };
 use crate::{
@@ -190,6 +191,75 @@ fn entries_of_the_log_are_tyks_and_every_key_expires() {
             return same",
         );
         assert_eq!(run(redis, &MEMBERS, "exact", &[]).await, [1]);
+    });
+}
+
+#[test]
+fn three_nodes_share_limits_through_a_server_and_outlive_it() {
+    use std::{sync::atomic::Ordering::SeqCst, time::Duration};
+    let server = Server::start();
+    block_on(async {
+        let nodes: Vec<_> = (0..3)
+            .map(|_| Node::start(shared(), 3, server.open()))
+            .collect();
+        let started = tokio::time::Instant::now();
+        let clock = || {
+            let now_ms = started.elapsed().as_millis() as u64 + 1;
+            for node in &nodes {
+                node.now_ms.store(now_ms, SeqCst);
+            }
+            now_ms
+        };
+        let rates = |name: &str, limit: RateLimit| -> Vec<_> {
+            let cell = |node: &Node| node.cells.rate(name, "", &limit).unwrap();
+            nodes.iter().map(cell).collect()
+        };
+        // A connection each, and the scripts, before a deadline of 5 ms counts.
+        let warm = rates("rate-limit-warm", rate(1_000.0, 60.0));
+        while {
+            let mut is_away = false;
+            for (node, cell) in nodes.iter().zip(&warm) {
+                clock();
+                node.rate(cell).await;
+                is_away |= node.cells.outlook().is_away();
+            }
+            is_away
+        } {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let mut admitted = [0; 3];
+        let exact = rates("rate-limit-exact", rate(20.0, 600.0));
+        let leased = rates("rate-limit-leased", rate(120_000.0, 600.0));
+        let quotas: Vec<_> = nodes
+            .iter()
+            .map(|node| node.cells.quota("quota-k", &quota(1_000, 3_600)).unwrap())
+            .collect();
+        for turn in 0..2_000 {
+            clock();
+            let at = [0, 0, 0, 1, 2][turn % 5];
+            let node = &nodes[at];
+            admitted[0] += i32::from(node.rate(&exact[at]).await);
+            admitted[1] += i32::from(node.rate(&leased[at]).await);
+            let taken = node.quota(&quotas[at]).await.taken;
+            admitted[2] += i32::from(taken == Taken::Admitted);
+        }
+        println!("{admitted:?}");
+        // An answer that comes too late on a loaded machine is counted twice, or has been a share.
+        assert!((10..=40).contains(&admitted[0]), "{admitted:?}");
+        assert_eq!(admitted[1], 2_000, "120,000 are far");
+        assert!((800..=1_050).contains(&admitted[2]), "{admitted:?}");
+        // The server ends: every node goes on with its share, and soon without waiting.
+        drop(server);
+        let local = rates("rate-limit-local", rate(30.0, 600.0));
+        let mut alone = [0; 3];
+        for _ in 0..40 {
+            for ((node, cell), alone) in nodes.iter().zip(&local).zip(&mut alone) {
+                clock();
+                *alone += i32::from(node.rate(cell).await);
+            }
+        }
+        assert_eq!(alone, [10; 3]);
+        assert!(nodes.iter().all(|node| node.cells.outlook().is_away()));
     });
 }
 
