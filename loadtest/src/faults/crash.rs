@@ -302,9 +302,9 @@ pub fn upgrades(plan: &Plan, bench: &Bench) -> io::Result<bool> {
     let reached = site.origin_stat("requests")? - before - 1;
     println!("{usage:?}; {reached} reached the origin");
     checks.check(
-        usage.failed + usage.other == 0,
+        usage.failed == 0 && usage.other.is_empty(),
         format!(
-            "{} failed, {} answered otherwise",
+            "{} failed, answered otherwise: {:?}",
             usage.failed, usage.other
         ),
     );
@@ -389,11 +389,12 @@ fn end_successor(pid: i32, site: &Site) {
     }
 }
 
-#[derive(Clone, Copy, Default, Debug)]
+#[derive(Clone, Default, Debug)]
 struct Usage {
     admitted: u64,
     refused: u64,
-    other: u64,
+    /// By status.
+    other: BTreeMap<u16, u64>,
     failed: u64,
 }
 
@@ -435,7 +436,7 @@ fn use_up(
                     match answer.status {
                         200..300 => usage.admitted += 1,
                         403 => usage.refused += 1,
-                        _ => usage.other += 1,
+                        status => *usage.other.entry(status).or_default() += 1,
                     }
                     if !answer.keep_alive {
                         client.close(slot);

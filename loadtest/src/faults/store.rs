@@ -102,6 +102,9 @@ pub fn run(plan: &Plan, part: Part, bench: &Bench) -> io::Result<bool> {
     });
     let acted = acted?;
     let seen = seen.map_err(|_| io::Error::other("the traffic thread failed"))??;
+    if let Ok(calls) = faulty.redis().and_then(|mut redis| redis.calls()) {
+        println!("Redis was asked: {calls}");
+    }
     let mut checks = Checks::default();
     judge(plan, part, &acted, &seen, &mut checks);
     judge_writes(&mut faulty, part, &acted, &mut checks)?;
