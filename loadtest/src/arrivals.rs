@@ -7,7 +7,8 @@ use std::{
     collections::{BinaryHeap, VecDeque},
     io,
     net::SocketAddr,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    thread,
     time::Duration,
 };
 
@@ -60,16 +61,38 @@ impl Seen {
     }
 }
 
+/// When a run began, and whether it is to end early; shared with whoever acts meanwhile.
+#[derive(Default)]
+pub struct Clock {
+    begin_ns: AtomicU64,
+    stop: AtomicBool,
+}
+
+impl Clock {
+    /// Waits for the begin.
+    pub fn await_begin(&self) {
+        while self.begin_ns.load(Ordering::Acquire) == 0 && !self.stop.load(Ordering::Relaxed) {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Since the begin; as moments of [`Seen`].
+    pub fn elapsed(&self) -> Duration {
+        Duration::from_nanos(sys::now_ns() - self.begin_ns.load(Ordering::Acquire))
+    }
+
+    /// No request is sent any more.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Connections to each gateway.
 const SLOTS_EACH: usize = 192;
 /// How long an answer may take.
 const STUCK: Duration = Duration::from_secs(8);
 
 impl Stream {
-    pub fn seconds(&self) -> f64 {
-        self.phases.iter().map(|phase| phase.seconds).sum()
-    }
-
     /// Moments of all arrivals, in seconds from the begin, with the gateway each goes to.
     fn schedule(&self, seed: u64) -> VecDeque<(u64, usize)> {
         let mut rng = Rng::from_seed(seed);
@@ -114,7 +137,7 @@ pub fn drive(
     targets: &[SocketAddr],
     streams: &[Stream],
     seed: u64,
-    stop: &AtomicBool,
+    clock: &Clock,
     mut write_head: impl FnMut(usize, usize, &mut Vec<u8>),
 ) -> io::Result<Vec<Seen>> {
     sys::precise_timers();
@@ -132,7 +155,7 @@ pub fn drive(
         under_way: vec![None; client.slots()],
         free: targets.iter().map(|_| VecDeque::new()).collect(),
         waiting: targets.iter().map(|_| VecDeque::new()).collect(),
-        begin: sys::now_ns(),
+        begin: 0,
         outstanding: 0,
     };
     for slot in 0..client.slots() {
@@ -141,9 +164,11 @@ pub fn drive(
     let mut head = Vec::new();
     let mut ready = Vec::new();
     let mut next_look = 0;
+    desk.begin = sys::now_ns();
+    clock.begin_ns.store(desk.begin, Ordering::Release);
     loop {
         let now = desk.now();
-        let is_stopped = stop.load(Ordering::Relaxed);
+        let is_stopped = clock.stop.load(Ordering::Relaxed);
         while let Some(Reverse((at, nth))) = heap.peek().copied() {
             if at > now || is_stopped {
                 break;
@@ -246,7 +271,7 @@ impl Desk {
 
 #[cfg(test)]
 mod tests {
-    use std::{net::Ipv4Addr, sync::Arc, thread};
+    use std::{net::Ipv4Addr, sync::Arc};
 
     use super::*;
     use crate::{client::Request, origin};
@@ -294,8 +319,7 @@ mod tests {
             stream(100.0, 0.5, &[1.0, 0.0]),
         ];
         let head = Request::get(targets[0], "/").encode();
-        let never = AtomicBool::new(false);
-        let seen = drive(&targets, &streams, 1, &never, |_, _, out| {
+        let seen = drive(&targets, &streams, 1, &Clock::default(), |_, _, out| {
             out.extend_from_slice(&head);
         })
         .unwrap();

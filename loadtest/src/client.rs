@@ -62,6 +62,8 @@ pub struct Client {
     pub sent_bytes: u64,
     /// Keeps the begin of each answer's body in [`Client::body_start`].
     pub keeps_body_start: bool,
+    /// How much of it.
+    pub body_start_max: usize,
 }
 
 #[derive(Default)]
@@ -110,6 +112,7 @@ impl Client {
             received_bytes: 0,
             sent_bytes: 0,
             keeps_body_start: false,
+            body_start_max: BODY_START_BYTES_MAX,
         })
     }
 
@@ -145,7 +148,7 @@ impl Client {
         !matches!(self.conns[slot].phase, Phase::Idle)
     }
 
-    /// Begin of the last answer's body, at most 256 bytes.
+    /// Begin of the last answer's body, at most [`Client::body_start_max`] bytes.
     pub fn body_start(&self, slot: usize) -> &[u8] {
         &self.conns[slot].body_start
     }
@@ -275,7 +278,7 @@ impl Client {
         let Some(bytes) = self.buf.get(..count) else {
             return Err(Failure::Other);
         };
-        let keep = self.keeps_body_start;
+        let keep = self.keeps_body_start.then_some(self.body_start_max);
         if conn.pending_in.is_empty() {
             let (outcome, content) = conn.understand(bytes, keep)?;
             self.received_bytes += content;
@@ -291,7 +294,7 @@ impl Client {
 
 impl Conn {
     /// Takes in bytes from the begin of a head or from inside a body; returns content bytes seen as well.
-    fn understand(&mut self, bytes: &[u8], keep: bool) -> Result<(Outcome, u64), Failure> {
+    fn understand(&mut self, bytes: &[u8], keep: Option<usize>) -> Result<(Outcome, u64), Failure> {
         let mut rest = bytes;
         loop {
             match &mut self.phase {
@@ -324,8 +327,8 @@ impl Conn {
                     let used = reader
                         .feed(rest, |piece| {
                             content += piece.len() as u64;
-                            if keep {
-                                let room = BODY_START_BYTES_MAX.saturating_sub(start.len());
+                            if let Some(most) = keep {
+                                let room = most.saturating_sub(start.len());
                                 start.extend_from_slice(&piece[..piece.len().min(room)]);
                             }
                         })
@@ -437,7 +440,9 @@ mod tests {
             for piece in wire.as_bytes().chunks(step) {
                 let mut joined = std::mem::take(&mut conn.pending_in);
                 joined.extend_from_slice(piece);
-                outcome = conn.understand(&joined, true).map(|(outcome, _)| outcome);
+                outcome = conn
+                    .understand(&joined, Some(BODY_START_BYTES_MAX))
+                    .map(|(outcome, _)| outcome);
                 if outcome != Ok(Outcome::Pending) {
                     break;
                 }

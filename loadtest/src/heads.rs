@@ -43,8 +43,14 @@ impl Heads {
 
     #[inline]
     pub fn next(&mut self) -> &[u8] {
+        let drawn = self.rng.below(self.count);
+        self.with_key(drawn)
+    }
+
+    /// The request with one particular key.
+    pub fn with_key(&mut self, nth: u64) -> &[u8] {
         if let Some(digits) = self.digits.clone() {
-            let mut left = self.rng.below(self.count);
+            let mut left = nth;
             for digit in self.bytes[digits].iter_mut().rev() {
                 *digit = b'0' + (left % 10) as u8;
                 left /= 10;

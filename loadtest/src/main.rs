@@ -12,6 +12,8 @@ mod arrivals;
 mod availability;
 mod client;
 mod drive;
+mod fault_proxy;
+mod faults;
 mod fleet;
 mod heads;
 mod histogram;
@@ -138,6 +140,13 @@ enum Command {
     Accuracy {
         #[command(flatten)]
         plan: accuracy::Plan,
+        #[command(flatten)]
+        bench: BenchArgs,
+    },
+    /// Take the store away, refuse its writes, kill processes; what was promised must hold.
+    Faults {
+        #[command(flatten)]
+        plan: faults::Plan,
         #[command(flatten)]
         bench: BenchArgs,
     },
@@ -320,6 +329,7 @@ fn execute(command: Command) -> io::Result<bool> {
             availability::run(&plan, &bench.unpinned(descriptors)?)
         }
         Command::Accuracy { plan, bench } => accuracy::run(&plan, &bench.unpinned(descriptors)?),
+        Command::Faults { plan, bench } => faults::run(&plan, &bench.unpinned(descriptors)?),
         Command::Instructions { plan, bench } => {
             instructions::run(&plan, &bench.bench(descriptors)?)
         }

@@ -109,6 +109,22 @@ impl Redis {
             .ok_or_else(|| io::Error::other(format!("INFO does not tell {name}")))
     }
 
+    /// Commands since its start with their numbers, the most frequent first.
+    pub fn calls(&mut self) -> io::Result<String> {
+        let told = self.call(&["INFO", "commandstats"])?;
+        let text = told.text().unwrap_or_default();
+        let mut calls: Vec<(u64, &str)> = text
+            .lines()
+            .filter_map(|line| {
+                let (name, rest) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
+                Some((rest.split(',').next()?.parse().ok()?, name))
+            })
+            .collect();
+        calls.sort_unstable_by(|a, b| b.cmp(a));
+        let each = calls.iter().map(|(count, name)| format!("{name} {count}"));
+        Ok(each.collect::<Vec<_>>().join(", "))
+    }
+
     fn reply(&mut self) -> io::Result<Reply> {
         loop {
             if let Some((reply, used)) = decode(&self.received)? {

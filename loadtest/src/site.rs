@@ -7,7 +7,7 @@ use std::{io, net::SocketAddr, time::Duration};
 use serde_json::Value;
 
 use crate::{
-    keys::{self, control_call},
+    keys,
     peer::{self, Bench, Folder, Prepared, Running, SECRET},
     probe,
     redis::{Redis, Server},
@@ -32,7 +32,7 @@ pub struct Site {
     pub gateways: Vec<Gateway>,
     pub origin: SocketAddr,
     _origin: Running,
-    pub folder: Folder,
+    _folder: Folder,
 }
 
 impl Gateway {
@@ -50,8 +50,17 @@ impl Gateway {
 
     /// Starts it (again) with the files it has.
     pub fn start(&mut self) -> io::Result<()> {
-        self.running = self.prepared.start()?;
-        Ok(())
+        self.running = self.prepared.spawn()?;
+        self.await_ready()
+    }
+
+    fn await_ready(&self) -> io::Result<()> {
+        let limit = Duration::from_secs(30);
+        let ready = probe::until_ready(self.address(), "/ready", &[], limit);
+        ready.map(drop).map_err(|e| {
+            let log = self.running.as_ref().map(Running::log_tail);
+            io::Error::new(e.kind(), format!("{e}\n{}", log.unwrap_or_default()))
+        })
     }
 
     /// A call of its control API.
@@ -124,17 +133,13 @@ impl Site {
             gateways.push(Gateway { running, prepared });
         }
         for gateway in &gateways {
-            let limit = Duration::from_secs(30);
-            probe::until_ready(gateway.address(), "/ready", &[], limit).map_err(|e| {
-                let log = gateway.running.as_ref().map(Running::log_tail);
-                io::Error::new(e.kind(), format!("{e}\n{}", log.unwrap_or_default()))
-            })?;
+            gateway.await_ready()?;
         }
         Ok(Self {
             gateways,
             origin,
             _origin: origin_process,
-            folder,
+            _folder: folder,
         })
     }
 
@@ -172,11 +177,6 @@ pub fn create_key(gateway: &Gateway, key: &str, session: &Value) -> io::Result<u
     gateway
         .call("POST", &path, session)
         .map(|answer| answer.status)
-}
-
-/// The wire form of a key's creation, for a generator of its own.
-pub fn create_call(gateway: SocketAddr, key: &str, session: &Value) -> io::Result<Vec<u8>> {
-    control_call(gateway, "POST", &format!("/tyk/keys/{key}"), session)
 }
 
 /// Whether Redis has a key's session.

@@ -197,6 +197,17 @@ pub fn connect_blocking(address: SocketAddr, limit: Duration) -> io::Result<TcpS
     Ok(stream)
 }
 
+/// Breaks a TCP connection off with a reset, whoever else holds it.
+pub fn reset(fd: RawFd) -> io::Result<()> {
+    let nowhere = libc::sockaddr {
+        sa_family: libc::AF_UNSPEC as libc::sa_family_t,
+        sa_data: [0; 14],
+    };
+    let length = std::mem::size_of::<libc::sockaddr>() as libc::socklen_t;
+    // SAFETY: `nowhere` lives across the call and has the stated length; connect(2) dissolves a connection by AF_UNSPEC.
+    check(unsafe { libc::connect(fd, &raw const nowhere, length) }).map(drop)
+}
+
 /// Nanoseconds of CLOCK_MONOTONIC.
 pub fn now_ns() -> u64 {
     let mut now = libc::timespec {
