@@ -8,7 +8,7 @@
 //! Tyk: `storage/redis_cluster.go`, `storage/connection_handler.go`.
 
 pub mod desk;
-mod embedded;
+pub mod embedded;
 pub mod keys;
 mod liveness;
 mod ops;
