@@ -26,6 +26,7 @@ mod proxying;
 mod readme;
 mod reload;
 mod storage;
+mod storage_crash;
 mod streams;
 mod tidy;
 mod upgrade;
