@@ -271,7 +271,7 @@ fn a_full_disk_refuses_writes_and_nothing_else() {
 
 #[test]
 fn a_million_sessions_open_at_once_after_a_kill() {
-    let sessions = if slow_tests() { 1_000_000 } else { 5_000 };
+    let sessions: u64 = if slow_tests() { 1_000_000 } else { 5_000 };
     let dir = TempDir::new("million");
     let writing = child("child_that_writes_many_sessions", dir.path())
         .env(ROUND, sessions.to_string())
