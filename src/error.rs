@@ -15,6 +15,16 @@ pub enum Reject {
     KeyInactive,
     KeyExpired,
     AccessDisallowed,
+    /// Not among the key's `allowed_urls`.
+    ResourceDisallowed,
+    /// No authentication gave the request a session.
+    SessionMissing,
+    RateLimitExceeded,
+    QuotaExceeded,
+    ApiRateLimitExceeded,
+    OrganisationInactive,
+    OrganisationQuotaExceeded,
+    OrganisationRateLimitExceeded,
     IpNotAllowed,
     VersionInfoNotFound,
     VersionDoesNotExist,
@@ -34,6 +44,38 @@ pub enum Reject {
 }
 
 impl Reject {
+    /// One word for counters.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::AuthFieldMissing => "auth_missing",
+            Self::KeyNotFound => "key_not_found",
+            Self::KeyInactive => "key_inactive",
+            Self::KeyExpired => "key_expired",
+            Self::AccessDisallowed => "access_disallowed",
+            Self::ResourceDisallowed => "resource_disallowed",
+            Self::SessionMissing => "session_missing",
+            Self::RateLimitExceeded => "rate_limit",
+            Self::QuotaExceeded => "quota",
+            Self::ApiRateLimitExceeded => "api_rate_limit",
+            Self::OrganisationInactive => "organisation_inactive",
+            Self::OrganisationQuotaExceeded => "organisation_quota",
+            Self::OrganisationRateLimitExceeded => "organisation_rate_limit",
+            Self::IpNotAllowed => "ip",
+            Self::VersionInfoNotFound | Self::VersionDoesNotExist => "version",
+            Self::ApiExpired => "api_expired",
+            Self::ContentLengthRequired => "length_required",
+            Self::BodyTooLarge => "body_too_large",
+            Self::StoreAway => "store_away",
+            Self::InternalError => "internal",
+            Self::UpstreamTimeout => "upstream_timeout",
+            Self::UpstreamHostLookup => "upstream_lookup",
+            Self::UpstreamFailed | Self::TargetInvalid => "upstream_failed",
+            Self::ClientClosed => "client_closed",
+            Self::AllHostsDown => "all_hosts_down",
+        }
+    }
+
     /// Status, `override_messages` id (empty: none) and default text.
     #[must_use]
     pub const fn parts(self) -> (u16, &'static str, &'static str) {
@@ -51,6 +93,30 @@ impl Reject {
             Self::KeyInactive => (403, "", "Key is inactive, please renew"),
             Self::KeyExpired => (401, "", "Key has expired, please renew"),
             Self::AccessDisallowed => (403, "", "Access to this API has been disallowed"),
+            Self::ResourceDisallowed => (403, "", "Access to this resource has been disallowed"),
+            Self::SessionMissing => (
+                400,
+                "",
+                "Session state is missing or unset! Please make sure that auth headers are properly applied",
+            ),
+            Self::RateLimitExceeded => (429, "", "Rate Limit Exceeded"),
+            Self::QuotaExceeded => (403, "", "Quota exceeded"),
+            Self::ApiRateLimitExceeded => (429, "", "API Rate Limit Exceeded"),
+            Self::OrganisationInactive => (
+                403,
+                "",
+                "this organisation access has been disabled, please contact your API administrator",
+            ),
+            Self::OrganisationQuotaExceeded => (
+                403,
+                "",
+                "This organisation quota has been exceeded, please contact your API administrator",
+            ),
+            Self::OrganisationRateLimitExceeded => (
+                403,
+                "",
+                "This organisation rate limit has been exceeded, please contact your API administrator",
+            ),
             Self::IpNotAllowed => (403, "", "access from this IP has been disallowed"),
             Self::VersionInfoNotFound => (403, "", "Version information not found"),
             Self::VersionDoesNotExist => (403, "", "This API version does not seem to exist"),

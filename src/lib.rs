@@ -23,9 +23,12 @@ pub mod http;
 // 2 model
 pub mod apidef;
 pub mod config;
+pub mod policy;
 pub mod session;
 // 3 machinery
+pub mod analytics;
 pub mod auth;
+pub mod limit;
 pub mod mailbox;
 pub mod metrics;
 pub mod net;

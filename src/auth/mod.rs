@@ -1,3 +1,8 @@
-//! Where credentials are read.
+//! Where credentials are read, and what they open.
 
+pub mod access;
+pub mod directory;
+pub mod keyspace;
+pub mod limits;
+pub mod password;
 pub mod token;

@@ -5,7 +5,10 @@
 
 use std::borrow::Cow;
 
-use crate::{apidef::AuthConfig, http::h1::RequestHead};
+use crate::{
+    apidef::AuthConfig,
+    http::{form, h1::RequestHead},
+};
 
 /// Compiled form of an `auth_configs` entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,7 +57,7 @@ impl TokenSource {
         if let Some(name) = &self.param
             && let Some(value) = head
                 .query
-                .and_then(|query| query_value(query.of(buf), name))
+                .and_then(|query| form::value(query.of(buf), name))
             && !value.is_empty()
         {
             token = value;
@@ -79,41 +82,4 @@ impl TokenSource {
         }
         token
     }
-}
-
-/// The first value of a query parameter, decoded as `application/x-www-form-urlencoded`.
-fn query_value<'a>(query: &'a [u8], name: &[u8]) -> Option<Cow<'a, [u8]>> {
-    query.split(|byte| *byte == b'&').find_map(|pair| {
-        let (key, value) = match pair.iter().position(|byte| *byte == b'=') {
-            Some(at) => (pair.get(..at)?, pair.get(at + 1..)?),
-            None => (pair, &b""[..]),
-        };
-        (form_decode(key).as_ref() == name).then(|| form_decode(value))
-    })
-}
-
-fn form_decode(text: &[u8]) -> Cow<'_, [u8]> {
-    if !text.iter().any(|byte| matches!(byte, b'%' | b'+')) {
-        return Cow::Borrowed(text);
-    }
-    let mut out = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((first, behind)) = rest.split_first() {
-        rest = behind;
-        out.push(match (first, behind) {
-            (b'+', _) => b' ',
-            (b'%', [high, low, after @ ..]) => {
-                let digit = |byte: &u8| char::from(*byte).to_digit(16);
-                match (digit(high), digit(low)) {
-                    (Some(high), Some(low)) => {
-                        rest = after;
-                        (high * 16 + low) as u8
-                    }
-                    _ => b'%',
-                }
-            }
-            _ => *first,
-        });
-    }
-    Cow::Owned(out)
 }

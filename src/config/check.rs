@@ -5,7 +5,10 @@
 
 use std::fmt;
 
-use crate::config::{Config, Storage, StoreKind, penstock::parse_network};
+use crate::{
+    config::{Config, Storage, StoreKind, penstock::parse_network},
+    hash::HashFn,
+};
 
 /// One remark on a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,6 +110,23 @@ impl Config {
                     self.log_level
                 ),
             );
+        }
+        let functions = [
+            ("/hash_key_function", &self.hash_key_function, "murmur64"),
+            (
+                "/basic_auth_hash_key_function",
+                &self.basic_auth_hash_key_function,
+                "bcrypt",
+            ),
+        ];
+        for (pointer, name, instead) in functions {
+            let is_bcrypt = pointer.starts_with("/basic") && name == "bcrypt";
+            if !name.is_empty() && HashFn::parse(name).is_none() && !is_bcrypt {
+                found.warn(
+                    pointer,
+                    format!("unknown function {name:?}; {instead} is used, as in Tyk"),
+                );
+            }
         }
         let options = &self.http_server_options;
         let versions = [
@@ -313,12 +333,6 @@ impl Config {
                 "/opentelemetry",
                 "OpenTelemetry",
             ),
-            (!self.enable_analytics, "/enable_analytics", "analytics"),
-            (
-                !self.enforce_org_quotas,
-                "/enforce_org_quotas",
-                "quotas of organisations",
-            ),
             (!self.enable_jsvm, "/enable_jsvm", "JavaScript"),
             (
                 !self.coprocess_options.enable_coprocess,
@@ -366,26 +380,21 @@ impl Config {
                 "/ssl_force_common_name_check",
                 "the check of common names beside that of certificates",
             ),
-            (!self.hash_keys, "/hash_keys", "hashed keys"),
             (
                 self.version_header.is_empty(),
                 "/version_header",
                 "the version in answers",
+            ),
+            (
+                !self.health_check.enable_health_checks,
+                "/health_check",
+                "figures of /tyk/health (/metrics has others)",
             ),
             (!self.track_404_logs, "/track_404_logs", "a log of 404s"),
             (
                 !self.access_logs.enabled,
                 "/access_logs",
                 "Tyk's access log (penstock.access_log is there)",
-            ),
-            (
-                !(self.enable_fixed_window_rate_limiter
-                    || self.enable_redis_rolling_limiter
-                    || self.enable_sentinel_rate_limiter
-                    || self.enable_rate_limit_smoothing
-                    || self.enable_non_transactional_rate_limiter),
-                "/enable_redis_rolling_limiter",
-                "rate limits of any kind",
             ),
         ];
         for (fine, pointer, what) in missing {

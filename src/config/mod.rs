@@ -54,7 +54,7 @@ pub use self::{
     monitor::{Monitor, WebHook},
     oas::OasConfig,
     override_messages::MessageOverride,
-    penstock::{AccessLog, Compat, IoDriver, Limits, Penstock, parse_network},
+    penstock::{AccessLog, Compat, IoDriver, Limits, Penstock, WhenStoreIsAway, parse_network},
     policies::Policies,
     resource_sync::ResourceSync,
     secret_ref::resolve_secret_ref,

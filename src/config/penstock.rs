@@ -3,6 +3,7 @@
 //! Absent means the defaults below. Its keys have variables too: `TYK_GW_PENSTOCK_SHARDS`.
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     time::Duration,
@@ -29,11 +30,21 @@ section! {
         access_log: AccessLog => ACCESSLOG,
         /// Name servers (`10.0.0.2:53`) to ask for upstreams instead of those of `/etc/resolv.conf`.
         dns_servers: Vec<String> => DNSSERVERS,
+        /// What an API does with keys while the store does not answer, by API id; `*`: all others.
+        when_store_is_away: BTreeMap<String, WhenStoreIsAway> => WHENSTOREISAWAY,
         limits: Limits => LIMITS,
     }
 }
 
 impl Penstock {
+    /// What an API does with keys that have to be asked for while the store does not answer.
+    #[must_use]
+    pub fn when_store_is_away(&self, api_id: &str) -> WhenStoreIsAway {
+        let rules = &self.when_store_is_away;
+        let rule = rules.get(api_id).or_else(|| rules.get("*"));
+        rule.copied().unwrap_or_default()
+    }
+
     /// Quirks of Tyk are corrected instead of copied.
     #[must_use]
     pub fn compat_is_strict(&self) -> bool {
@@ -101,6 +112,19 @@ words! {
         Auto = "auto",
         IoUring = "io_uring",
         Epoll = "epoll",
+    }
+}
+
+words! {
+    /// What happens to a request whose key has to be asked for while the store does not answer.
+    pub enum WhenStoreIsAway ("\"fail_closed\", \"stale\" or \"fail_open\"") {
+        /// 503 with `Retry-After`.
+        #[default]
+        FailClosed = "fail_closed",
+        /// As `fail_closed`, but a session that was at hand before goes on.
+        Stale = "stale",
+        /// The request passes without a session: any key opens the API.
+        FailOpen = "fail_open",
     }
 }
 

@@ -58,6 +58,7 @@ fn sample(go_type: &str) -> (&'static str, Value) {
         "time.Duration" => ("1m1ns", json("60000000001")),
         "[]string" => ("a,b c", json(r#"["a","b c"]"#)),
         "map[string]string" => ("k:v,k2:a:1", json(r#"{"k":"v","k2":"a:1"}"#)),
+        "map[string]WhenStoreIsAway" => ("k:stale", json(r#"{"k":"stale"}"#)),
         "map[string]any" => ("k:v", json(r#"{"k":"v"}"#)),
         "map" | "map[event.Event][]EventHandlerTriggerConfig" => (
             r#"{"E":[{"handler_name":"h","handler_meta":{"x":1}}]}"#,
@@ -616,7 +617,6 @@ fn values_without_meaning_are_refused_before_start() {
         Some(Severity::Warning),
     );
     for (text, pointer) in [
-        (r#"{"hash_keys": true}"#, "/hash_keys"),
         (r#"{"max_conn_time": 1}"#, "/max_conn_time"),
         (
             r#"{"http_server_options": {"read_timeout": 1}}"#,

@@ -13,6 +13,7 @@ use std::{
 };
 
 use crate::{
+    analytics::Producer,
     error::Reject,
     http::h1::{self, RequestHead, ResponseHead, Span},
     metrics,
@@ -23,9 +24,10 @@ use crate::{
     },
 };
 
-pub mod ask;
 pub mod body;
+pub mod limits;
 pub mod path_set;
+pub mod sessions;
 
 /// What the request plane reads of `tyk.conf`, ready for use. Times in milliseconds.
 #[derive(Debug, Clone)]
@@ -56,6 +58,8 @@ pub struct Settings {
     /// Idle connections kept per upstream and shard.
     pub upstream_idle_max: usize,
     pub store_deadline_ms: u64,
+    /// How long a session counts without being read again; 0: for one request.
+    pub session_fresh_ms: u64,
     pub access_log: crate::config::AccessLog,
 }
 
@@ -65,7 +69,12 @@ pub struct Local {
     pub watch: Watch,
     pub metrics: Arc<metrics::Shard>,
     pub settings: Arc<Settings>,
-    pub asks: ask::Asks,
+    pub sessions: sessions::Sessions,
+    pub limiters: limits::Limiters,
+    /// Where records go; `None` while analytics are off.
+    pub records: Option<Producer>,
+    /// The number of this shard.
+    pub index: usize,
     /// The process is going away: answers close their connection.
     pub draining: Cell<bool>,
     /// The time to drain is over: streams without end are ended now.
@@ -76,13 +85,23 @@ pub struct Local {
 
 impl Local {
     #[must_use]
-    pub fn new(settings: Arc<Settings>, metrics: Arc<metrics::Shard>, asks: ask::Asks) -> Self {
+    pub fn new(
+        settings: Arc<Settings>,
+        metrics: Arc<metrics::Shard>,
+        sessions: sessions::Sessions,
+        limiters: limits::Limiters,
+        records: Option<Producer>,
+        index: usize,
+    ) -> Self {
         Self {
             buffers: Buffers::default(),
             watch: Watch::new(),
             metrics,
             settings,
-            asks,
+            sessions,
+            limiters,
+            records,
+            index,
             draining: Cell::new(false),
             ending: Cell::new(false),
             date: RefCell::new((0, [b' '; 29])),
@@ -133,6 +152,51 @@ pub struct Ctx {
     pub answer_fields: Vec<u8>,
     /// Quota limit, remaining and reset, as `X-RateLimit-*` tells them.
     pub quota: [i64; 3],
+    /// What the request's key may do, once authentication has found it.
+    pub access: Option<Rc<sessions::Held>>,
+    /// Authentication let the request pass without a session, because the store is away.
+    pub is_let_in: bool,
+    /// How far it came, for counters and records.
+    pub course: Course,
+    /// What goes upstream otherwise than it came.
+    pub edits: Option<Box<Edits>>,
+}
+
+/// How far a request came, and when. Times are those of [`process_us`](crate::net::watch::process_us).
+#[derive(Debug, Default)]
+pub struct Course {
+    pub began_us: u64,
+    /// When it was handed to the upstream's side; 0: never.
+    pub proxied_us: u64,
+    /// When the head of the upstream's answer was there; 0: never.
+    pub answered_us: Cell<u64>,
+    /// Why it was turned away; empty: it was not.
+    pub refused: &'static str,
+    /// A record of it is wanted, so what that needs is kept.
+    pub is_recorded: bool,
+    /// The path as the upstream got it, where a record is wanted.
+    pub upstream_path: Vec<u8>,
+    /// The authority of the target, where that is not the first and a record is wanted.
+    pub target: Option<Vec<u8>>,
+}
+
+/// Changes of a request on its way upstream.
+#[derive(Debug, Default)]
+pub struct Edits {
+    /// Instead of the client's query; empty: none.
+    pub query: Option<Vec<u8>>,
+    /// Fields by their place in the head: left out, or with another value. The last entry of a
+    /// place counts.
+    pub fields: Vec<(usize, Option<Vec<u8>>)>,
+}
+
+impl Edits {
+    /// What to do with the field at a place; `None`: nothing.
+    #[must_use]
+    pub fn field(&self, place: usize) -> Option<Option<&[u8]>> {
+        let edit = self.fields.iter().rev().find(|(at, _)| *at == place)?;
+        Some(edit.1.as_deref())
+    }
 }
 
 impl Ctx {
@@ -156,6 +220,22 @@ impl Ctx {
             .iter()
             .find(|field| self.part(field.name).eq_ignore_ascii_case(name))
             .map(|field| self.part(field.value))
+    }
+
+    /// The query as the upstream gets it; `None` without one.
+    #[must_use]
+    pub fn upstream_query(&self) -> Option<&[u8]> {
+        match &self.edits {
+            Some(edits) if edits.query.is_some() => {
+                edits.query.as_deref().filter(|query| !query.is_empty())
+            }
+            _ => self.head.query.map(|query| self.part(query)),
+        }
+    }
+
+    /// For changing what goes upstream.
+    pub fn edits(&mut self) -> &mut Edits {
+        self.edits.get_or_insert_default()
     }
 
     /// The path that middleware sees: decoded.
@@ -187,6 +267,10 @@ impl Ctx {
         self.header_timeout_ms = 0;
         self.answer_fields.clear();
         self.quota = [0; 3];
+        self.access = None;
+        self.is_let_in = false;
+        self.edits = None;
+        self.course = Course::default();
     }
 }
 

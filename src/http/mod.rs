@@ -22,6 +22,7 @@
 
 pub mod compress;
 pub mod date;
+pub mod form;
 pub mod h1;
 pub mod hop_by_hop;
 pub mod real_ip;

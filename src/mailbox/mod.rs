@@ -8,6 +8,9 @@
 //!   Pending::complete <── Inbox::drain <══ wake descriptor ══ Outlet::send <─────┘ (or its drop)
 //! ```
 //!
+//! Beside questions and answers there is a one-way road for bytes ([`blocks`](blocks())): what a shard
+//! leaves behind of its requests.
+//!
 //! No runtime is known here on the shard's side: the shard waits for [`Inbox::fd`] to become
 //! readable and calls [`Inbox::drain`]; its timer calls [`Pending::expire`]. The desk's side is
 //! tokio's. Who is silent is answered for: a full queue at once with [`NoAnswer::Full`], a dropped
@@ -16,11 +19,13 @@
 
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
+mod blocks;
 mod desk;
 mod inbox;
 mod line;
 mod pending;
 
+pub use blocks::{BLOCK_BYTES, Block, Filler, Party, Taker, blocks};
 pub use desk::{Desk, Mailbox, Question, Reply, mailbox};
 pub use inbox::{Deliver, Inbox, Outlet, SendError, Wake, inbox};
 pub use line::Line;

@@ -5,6 +5,7 @@
 pub(super) enum Kind {
     Counter,
     Gauge,
+    Histogram,
 }
 
 /// A metric as it is announced.
@@ -22,6 +23,11 @@ const fn counter(name: &'static str, help: &'static str) -> Name {
 
 const fn gauge(name: &'static str, help: &'static str) -> Name {
     let kind = Kind::Gauge;
+    Name { name, kind, help }
+}
+
+const fn histogram(name: &'static str, help: &'static str) -> Name {
+    let kind = Kind::Histogram;
     Name { name, kind, help }
 }
 
@@ -50,7 +56,98 @@ pub(super) const RESPONSES: Name = counter(
 );
 pub(super) const REFUSALS: Name = counter(
     "penstock_refusals_total",
-    "Requests that the gateway itself turned away.",
+    "Requests that the gateway itself turned away, by reason.",
+);
+pub(super) const GATEWAY_SECONDS: Name = histogram(
+    "penstock_gateway_seconds",
+    "Time of a request inside the gateway, without the upstream's.",
+);
+pub(super) const UPSTREAM_SECONDS: Name = histogram(
+    "penstock_upstream_seconds",
+    "Time from the first byte sent to an upstream until the head of its answer.",
+);
+pub(super) const API_RESPONSES: Name = counter(
+    "penstock_api_responses_total",
+    "Answers by API and class of status; APIs beyond 10,000 are counted together.",
+);
+pub(super) const API_REFUSALS: Name = counter(
+    "penstock_api_refusals_total",
+    "Requests of an API that the gateway itself turned away.",
+);
+pub(super) const API_GATEWAY_SECONDS: Name = counter(
+    "penstock_api_gateway_seconds_total",
+    "Time of an API's requests inside the gateway, added up.",
+);
+pub(super) const API_UPSTREAM_SECONDS: Name = counter(
+    "penstock_api_upstream_seconds_total",
+    "Time of an API's requests at its upstreams, added up.",
+);
+pub(super) const UPSTREAM_CONNECTIONS: Name = counter(
+    "penstock_upstream_connections_total",
+    "Connections opened to upstreams.",
+);
+pub(super) const UPSTREAM_REUSES: Name = counter(
+    "penstock_upstream_reuses_total",
+    "Requests that found an open connection to their upstream.",
+);
+pub(super) const UPSTREAM_IDLE: Name = gauge(
+    "penstock_upstream_connections_idle",
+    "Open connections to upstreams with no request on them.",
+);
+pub(super) const SESSION_HITS: Name = counter(
+    "penstock_session_cache_hits_total",
+    "Sessions found in a shard's memory.",
+);
+pub(super) const SESSION_MISSES: Name = counter(
+    "penstock_session_cache_misses_total",
+    "Sessions that the store was asked for.",
+);
+pub(super) const LIMITED: Name = counter(
+    "penstock_limit_refusals_total",
+    "Requests that met a limit, by its kind.",
+);
+pub(super) const LIMIT_ASKS: Name = counter(
+    "penstock_limit_asks_total",
+    "Requests whose limit was asked from the store.",
+);
+pub(super) const LIMIT_LOCAL: Name = counter(
+    "penstock_limit_local_total",
+    "Requests whose limit was decided by the local share because the store gave no answer.",
+);
+pub(super) const STORE_AWAY: Name = gauge(
+    "penstock_store_away",
+    "1 while nothing waits for the store, 0 while it answers.",
+);
+pub(super) const STORE_ABSENCES: Name = counter(
+    "penstock_store_absences_total",
+    "How often the store went away.",
+);
+pub(super) const STORE_ERRORS: Name = counter(
+    "penstock_store_errors_total",
+    "Questions that the store answered with an error or not at all.",
+);
+pub(super) const STORE_TIMEOUTS: Name = counter(
+    "penstock_store_timeouts_total",
+    "Questions to the store given up at their deadline.",
+);
+pub(super) const STORE_SECONDS: Name =
+    histogram("penstock_store_seconds", "Time until the store answered.");
+pub(super) const RECORDS: Name = counter(
+    "penstock_analytics_records_total",
+    "Analytics records made.",
+);
+pub(super) const RECORDS_WRITTEN: Name = counter(
+    "penstock_analytics_records_written_total",
+    "Analytics records that the store has taken.",
+);
+pub(super) const RECORDS_DROPPED: Name = counter(
+    "penstock_analytics_records_dropped_total",
+    "Analytics records lost: on their way for want of room, at the end for want of a store, or in \
+     their list before anybody read them.",
+);
+pub(super) const RECORD_PUSH_FAILURES: Name = counter(
+    "penstock_analytics_push_failures_total",
+    "Batches of analytics records that the store did not take; they are tried again.",
 );
 pub(super) const UPSTREAM_ERRORS: Name = counter(
     "penstock_upstream_errors_total",

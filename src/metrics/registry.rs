@@ -1,6 +1,7 @@
 //! The shards' counters added up, beside those of the process.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -8,7 +9,13 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use crate::metrics::{Counter, Shard, names, prometheus::Page};
+use crate::metrics::{
+    ApiCounters, ApiSums, Counter, Records, Shard, Spans, StoreCounts,
+    api::Apis,
+    names,
+    prometheus::{Page, Seconds},
+    refusals,
+};
 
 /// Everything this process counts.
 #[derive(Debug)]
@@ -24,6 +31,11 @@ pub struct Registry {
     compilations: AtomicU64,
     upgrades: AtomicU64,
     upgrade_failures: AtomicU64,
+    /// Analytics records on their way to the store.
+    pub records: Records,
+    /// Questions to the store.
+    pub store: StoreCounts,
+    apis: Apis,
 }
 
 impl Registry {
@@ -42,6 +54,9 @@ impl Registry {
             compilations: AtomicU64::new(0),
             upgrades: AtomicU64::new(0),
             upgrade_failures: AtomicU64::new(0),
+            records: Records::default(),
+            store: StoreCounts::default(),
+            apis: Apis::new(shard_count),
         }
     }
 
@@ -55,6 +70,19 @@ impl Registry {
     #[must_use]
     pub fn shards(&self) -> &[Arc<Shard>] {
         &self.shards
+    }
+
+    /// The counters of an API, for its requests. They go on when it is loaded again, also after it
+    /// was away. Found once per load, under a lock.
+    #[must_use]
+    pub fn api(&self, api_id: &str) -> Arc<ApiCounters> {
+        self.apis.counters(api_id)
+    }
+
+    /// What was counted per API, by id.
+    #[must_use]
+    pub fn api_sums(&self) -> Vec<(Box<str>, ApiSums)> {
+        self.apis.sums()
     }
 
     /// Records what is being served since the start or the last reload.
@@ -119,20 +147,23 @@ impl Registry {
         page.value(names::CONNECTIONS, self.sum(|shard| &shard.connections));
         page.value(
             names::CONNECTIONS_OPEN,
-            self.shards
-                .iter()
-                .map(|shard| shard.connections_open.value())
-                .sum::<u64>(),
+            self.total(|shard| shard.connections_open.value()),
         );
         page.value(names::REQUESTS, self.sum(|shard| &shard.requests));
         page.labelled(
             names::RESPONSES,
             "class",
-            ["1xx", "2xx", "3xx", "4xx", "5xx"]
-                .into_iter()
-                .zip(self.responses()),
+            CLASSES.into_iter().zip(self.responses()),
         );
-        page.value(names::REFUSALS, self.sum(|shard| &shard.refusals));
+        page.labelled(names::REFUSALS, "reason", self.refusals());
+        page.histogram(
+            names::GATEWAY_SECONDS,
+            &self.spans(|shard| shard.gateway_time.spans()),
+        );
+        page.histogram(
+            names::UPSTREAM_SECONDS,
+            &self.spans(|shard| shard.upstream_time.spans()),
+        );
         page.value(
             names::UPSTREAM_ERRORS,
             self.sum(|shard| &shard.upstream_errors),
@@ -143,6 +174,10 @@ impl Registry {
             self.sum(|shard| &shard.received_bytes),
         );
         page.value(names::SENT_BYTES, self.sum(|shard| &shard.sent_bytes));
+        self.render_upstreams(&mut page);
+        self.render_keys(&mut page);
+        self.render_store(&mut page);
+        self.render_records(&mut page);
         page.value(names::RELOADS, self.reloads.load(Relaxed));
         page.value(names::RELOAD_FAILURES, self.reload_failures.load(Relaxed));
         page.value(
@@ -160,7 +195,116 @@ impl Registry {
         page.value(names::COMPILATIONS, self.compilations.load(Relaxed));
         page.value(names::UPGRADES, self.upgrades.load(Relaxed));
         page.value(names::UPGRADE_FAILURES, self.upgrade_failures.load(Relaxed));
+        self.render_apis(&mut page);
         page.finish()
+    }
+
+    fn render_upstreams(&self, page: &mut Page) {
+        page.value(
+            names::UPSTREAM_CONNECTIONS,
+            self.sum(|shard| &shard.upstream_connections),
+        );
+        page.value(
+            names::UPSTREAM_REUSES,
+            self.sum(|shard| &shard.upstream_reuses),
+        );
+        page.value(
+            names::UPSTREAM_IDLE,
+            self.total(|shard| shard.upstream_idle.value()),
+        );
+    }
+
+    fn render_keys(&self, page: &mut Page) {
+        page.value(names::SESSION_HITS, self.sum(|shard| &shard.session_hits));
+        page.value(
+            names::SESSION_MISSES,
+            self.sum(|shard| &shard.session_misses),
+        );
+        page.labelled(
+            names::LIMITED,
+            "kind",
+            [
+                ("rate", self.sum(|shard| &shard.rate_limited)),
+                ("quota", self.sum(|shard| &shard.quota_exceeded)),
+                ("throttled", self.sum(|shard| &shard.throttled)),
+            ],
+        );
+        page.value(names::LIMIT_ASKS, self.sum(|shard| &shard.limit_asks));
+        page.value(names::LIMIT_LOCAL, self.sum(|shard| &shard.limit_local));
+    }
+
+    fn render_store(&self, page: &mut Page) {
+        page.value(names::STORE_AWAY, u8::from(self.store.is_away()));
+        page.value(names::STORE_ABSENCES, self.store.absence_count());
+        page.value(names::STORE_ERRORS, self.store.error_count());
+        page.value(names::STORE_TIMEOUTS, self.store.timeout_count());
+        page.histogram(names::STORE_SECONDS, &self.store.latency());
+    }
+
+    fn render_records(&self, page: &mut Page) {
+        page.value(names::RECORDS, self.sum(|shard| &shard.records));
+        page.value(names::RECORDS_WRITTEN, self.records.written_count());
+        page.labelled(
+            names::RECORDS_DROPPED,
+            "where",
+            [
+                ("ring", self.sum(|shard| &shard.records_dropped)),
+                ("end", self.records.lost_count()),
+                ("list", self.records.capped_count()),
+            ],
+        );
+        page.value(
+            names::RECORD_PUSH_FAILURES,
+            self.records.push_failure_count(),
+        );
+    }
+
+    fn render_apis(&self, page: &mut Page) {
+        let apis = self.apis.sums();
+        let responses = apis.iter().flat_map(|(api_id, sums)| {
+            let classes = CLASSES.into_iter().zip(sums.responses);
+            classes
+                .filter(|(_, count)| *count > 0)
+                .map(move |(class, count)| (api_id, class, count))
+        });
+        page.twice_labelled(names::API_RESPONSES, ["api_id", "class"], responses);
+        let refusals = apis.iter().map(|(api_id, sums)| (api_id, sums.refusals));
+        page.labelled(
+            names::API_REFUSALS,
+            "api_id",
+            refusals.filter(|(_, count)| *count > 0),
+        );
+        let gateway = apis
+            .iter()
+            .map(|(api_id, sums)| (api_id, Seconds(sums.gateway_us)));
+        page.labelled(names::API_GATEWAY_SECONDS, "api_id", gateway);
+        let upstream = apis
+            .iter()
+            .map(|(api_id, sums)| (api_id, Seconds(sums.upstream_us)));
+        page.labelled(names::API_UPSTREAM_SECONDS, "api_id", upstream);
+    }
+
+    fn total(&self, of: impl Fn(&Shard) -> u64) -> u64 {
+        self.shards.iter().map(|shard| of(shard)).sum()
+    }
+
+    fn spans(&self, of: impl Fn(&Shard) -> Spans) -> Spans {
+        self.shards.iter().map(|shard| of(shard)).sum()
+    }
+
+    /// Reasons and their counts over all shards; those without a reason last.
+    fn refusals(&self) -> Vec<(&'static str, u64)> {
+        let mut sums: BTreeMap<_, u64> = BTreeMap::new();
+        let mut other = self.sum(|shard| &shard.refusals);
+        for shard in &self.shards {
+            for (reason, count) in shard.refused.counts() {
+                match reason {
+                    refusals::OTHER => other += count,
+                    reason => *sums.entry(reason).or_default() += count,
+                }
+            }
+        }
+        sums.into_iter().chain([(refusals::OTHER, other)]).collect()
     }
 
     fn sum(&self, of: impl Fn(&Shard) -> &Counter) -> u64 {
@@ -180,6 +324,8 @@ impl Registry {
     /// What `/metrics` says it sends.
     pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 }
+
+const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
 #[allow(
     clippy::disallowed_methods,
@@ -222,6 +368,97 @@ mod tests {
     }
 
     #[test]
+    fn apis_refusals_and_spans_are_told_apart() {
+        let registry = Registry::new(2);
+        for (index, status) in [(0, 200), (1, 200), (1, 429)] {
+            let api = registry.api("a \"1\"");
+            let counters = api.shard(index).unwrap();
+            counters.response(status);
+            counters.took(1_500_000, 20);
+            registry.shard(index).unwrap().took(90, Some(3_000));
+        }
+        let _ = registry.api("quiet");
+        registry.shard(0).unwrap().refused.count("quota_exceeded");
+        registry.shard(1).unwrap().refused.count("quota_exceeded");
+        registry.shard(1).unwrap().refused.count("key_expired");
+        registry.shard(1).unwrap().refusals.count();
+        let page = registry.render();
+        check(
+            &page,
+            r#"penstock_api_responses_total{api_id="a \"1\"",class="2xx"} 2"#,
+        );
+        check(
+            &page,
+            r#"penstock_api_responses_total{api_id="a \"1\"",class="4xx"} 1"#,
+        );
+        check(
+            &page,
+            r#"penstock_api_gateway_seconds_total{api_id="a \"1\""} 4.500000"#,
+        );
+        check(
+            &page,
+            r#"penstock_api_upstream_seconds_total{api_id="a \"1\""} 0.000060"#,
+        );
+        assert!(!page.contains("quiet") && !page.contains(r#"class="3xx",""#));
+        check(
+            &page,
+            r#"penstock_refusals_total{reason="quota_exceeded"} 2"#,
+        );
+        check(&page, r#"penstock_refusals_total{reason="key_expired"} 1"#);
+        check(&page, r#"penstock_refusals_total{reason="other"} 1"#);
+        check(&page, r#"penstock_gateway_seconds_bucket{le="0.0001"} 3"#);
+        check(&page, r#"penstock_upstream_seconds_bucket{le="0.0025"} 0"#);
+        check(&page, r#"penstock_upstream_seconds_bucket{le="0.005"} 3"#);
+        check(&page, r#"penstock_upstream_seconds_bucket{le="+Inf"} 3"#);
+        check(&page, "penstock_upstream_seconds_sum 0.009000");
+        check(&page, "penstock_upstream_seconds_count 3");
+    }
+
+    #[test]
+    fn the_store_shows_how_it_does() {
+        let registry = Registry::new(1);
+        registry.store.answered(300);
+        registry.store.failed();
+        registry.store.timed_out();
+        for is_away in [true, true, false, true] {
+            registry.store.set_away(is_away);
+        }
+        let page = registry.render();
+        check(&page, "penstock_store_away 1");
+        check(&page, "penstock_store_absences_total 2");
+        check(&page, "penstock_store_errors_total 1");
+        check(&page, "penstock_store_timeouts_total 1");
+        check(&page, "penstock_store_seconds_count 1");
+    }
+
+    #[test]
+    fn records_show_where_they_are_lost() {
+        let registry = Registry::new(1);
+        registry.shard(0).unwrap().records.add(9);
+        registry.shard(0).unwrap().records_dropped.add(1);
+        registry.records.written(8);
+        registry.records.capped(2);
+        registry.records.lost(3);
+        registry.records.push_failed();
+        let page = registry.render();
+        check(&page, "penstock_analytics_records_total 9");
+        check(&page, "penstock_analytics_records_written_total 8");
+        check(
+            &page,
+            r#"penstock_analytics_records_dropped_total{where="ring"} 1"#,
+        );
+        check(
+            &page,
+            r#"penstock_analytics_records_dropped_total{where="list"} 2"#,
+        );
+        check(
+            &page,
+            r#"penstock_analytics_records_dropped_total{where="end"} 3"#,
+        );
+        check(&page, "penstock_analytics_push_failures_total 1");
+    }
+
+    #[test]
     fn a_failed_reload_shows_until_one_succeeds() {
         let registry = Registry::new(1);
         check(
@@ -255,7 +492,11 @@ mod tests {
                 assert!(announced.insert(name), "{name} twice");
             } else if !line.starts_with('#') {
                 let name = line.split(['{', ' ']).next().unwrap();
-                assert!(announced.contains(name), "{line}");
+                let of_histogram = ["_bucket", "_sum", "_count"].iter().any(|end| {
+                    name.strip_suffix(end)
+                        .is_some_and(|name| announced.contains(name))
+                });
+                assert!(announced.contains(name) || of_histogram, "{line}");
             }
         }
     }

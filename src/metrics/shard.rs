@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use crate::metrics::{Histogram, Refusals};
+
 /// A number that only goes up. One thread writes, any may read.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
@@ -66,12 +68,43 @@ pub struct Shard {
     pub requests: Counter,
     /// Answers by the first digit of their status: index 0 is 1xx.
     responses: [Counter; 5],
-    /// Requests that a step of a chain, the router or the parser turned away.
+    /// Requests that a step of a chain, the router or the parser turned away, and that are not
+    /// counted by reason.
     pub refusals: Counter,
+    /// Requests turned away, by reason.
+    pub refused: Refusals,
+    /// Time inside the gateway.
+    pub gateway_time: Histogram,
+    /// Time until the head of an upstream's answer.
+    pub upstream_time: Histogram,
+    /// Connections opened to upstreams.
+    pub upstream_connections: Counter,
+    /// Requests that found an open connection to their upstream.
+    pub upstream_reuses: Counter,
+    /// Open connections to upstreams with no request on them.
+    pub upstream_idle: Gauge,
+    /// Sessions found in this shard's memory.
+    pub session_hits: Counter,
+    /// Sessions that the store was asked for.
+    pub session_misses: Counter,
+    /// Requests beyond a rate limit.
+    pub rate_limited: Counter,
+    /// Requests beyond a quota.
+    pub quota_exceeded: Counter,
+    /// Requests that were held back before they went on.
+    pub throttled: Counter,
+    /// Requests whose limit was asked from the store.
+    pub limit_asks: Counter,
+    /// Requests whose limit the local share decided, for want of an answer.
+    pub limit_local: Counter,
     /// Exchanges that failed on the upstream's side.
     pub upstream_errors: Counter,
     /// Panics caught; each cost one connection.
     pub panics: Counter,
+    /// Analytics records handed to the writer.
+    pub records: Counter,
+    /// Analytics records for which there was no room on their way to the writer.
+    pub records_dropped: Counter,
     /// Read from clients.
     pub received_bytes: Counter,
     /// Written to clients.
@@ -82,9 +115,16 @@ impl Shard {
     /// Counts an answer. A status outside of 100–599 counts as 5xx.
     #[inline]
     pub fn response(&self, status: u16) {
-        let class = usize::from(status / 100).wrapping_sub(1);
-        if let Some(counter) = self.responses.get(class).or(self.responses.last()) {
-            counter.count();
+        count_class(&self.responses, status);
+    }
+
+    /// Counts what one request took in the gateway, and at the upstream if it went there, in
+    /// microseconds.
+    #[inline]
+    pub fn took(&self, gateway_us: u64, upstream_us: Option<u64>) {
+        self.gateway_time.observe(gateway_us);
+        if let Some(us) = upstream_us {
+            self.upstream_time.observe(us);
         }
     }
 
@@ -92,6 +132,15 @@ impl Shard {
     #[must_use]
     pub fn responses(&self) -> [u64; 5] {
         self.responses.each_ref().map(Counter::value)
+    }
+}
+
+/// Counts an answer by the first digit of its status. One outside of 100–599 counts as 5xx.
+#[inline]
+pub(super) fn count_class(classes: &[Counter; 5], status: u16) {
+    let class = usize::from(status / 100).wrapping_sub(1);
+    if let Some(counter) = classes.get(class).or(classes.last()) {
+        counter.count();
     }
 }
 

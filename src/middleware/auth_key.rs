@@ -1,51 +1,57 @@
 //! Auth token: a request must carry a key that the store knows.
 //!
-//! Tyk: `mw_auth_key.go` (`AuthKey`), `mw_auth_key.go` `getAuthToken`; keys `auth`,
+//! Tyk: `mw_auth_key.go` (`AuthKey`), `middleware.go` (`getAuthToken`); keys `auth`,
 //! `auth_configs.authToken`, `use_standard_auth`. Order: last of the authentication methods.
-//! Cost: one question to the store per request, answered by another thread.
+//! Cost: a look at the shard's sessions; a question to the store for a key that is not there.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::{
     apidef::ApiDefinition,
-    auth::token::TokenSource,
+    auth::{access::Scope, token::TokenSource},
+    config::{Config, WhenStoreIsAway},
     error::Reject,
     exchange::{Ctx, Local, Verdict},
-    storage::keys,
 };
 
 /// Where the token is and how its session is found.
 #[derive(Debug)]
 pub struct AuthKey {
     source: TokenSource,
-    org_id: String,
-    api_id: String,
+    scope: Arc<Scope>,
     /// Tokens that are not longer never match (`min_token_length`).
     length_min: usize,
+    when_store_is_away: WhenStoreIsAway,
 }
 
 impl AuthKey {
     /// `None` for a keyless API.
     #[must_use]
-    pub fn from_spec(api: &ApiDefinition, length_min: usize) -> Option<Self> {
+    pub fn from_spec(api: &ApiDefinition, config: &Config) -> Option<Self> {
         if api.use_keyless {
             return None;
         }
         Some(Self {
             source: TokenSource::from_config(api.token_auth()),
-            org_id: api.org_id.clone(),
-            api_id: api.api_id.clone(),
-            length_min,
+            scope: Arc::new(Scope::of_api(api)),
+            length_min: config.min_token_length_or_default(),
+            when_store_is_away: config.penstock.when_store_is_away(&api.api_id),
         })
     }
 
-    /// Refuses a missing token with 401 [`Reject::AuthFieldMissing`], an unknown one with 403
-    /// [`Reject::KeyNotFound`]. A store that does not answer gives 503 and never passes.
-    pub async fn check(&self, local: &Local, cx: &Ctx) -> Verdict {
+    /// Puts the session of the request's key into `cx`. Refuses a missing token with 401
+    /// [`Reject::AuthFieldMissing`], an unknown one with 403 [`Reject::KeyNotFound`]. A store that
+    /// does not answer gives 503, unless `penstock.when_store_is_away` says otherwise for this API.
+    pub async fn check(&self, local: &Local, cx: &mut Ctx) -> Verdict {
         let token = self.source.token(&cx.head, &cx.inb);
         let token = strip_bearer(&token);
         if token.is_empty() {
             return Verdict::Reject(Reject::AuthFieldMissing);
+        }
+        let clock = local.watch.clock();
+        if let Some(held) = local.sessions.at_hand(&self.scope, token, clock.now_ms()) {
+            cx.access = Some(held);
+            return Verdict::Next;
         }
         let Ok(token) = std::str::from_utf8(token) else {
             return Verdict::Reject(Reject::KeyNotFound);
@@ -53,49 +59,22 @@ impl AuthKey {
         if token.len() <= self.length_min {
             return Verdict::Reject(Reject::KeyNotFound);
         }
-        // Tyk: a custom key is stored behind its organisation's id, any other as it is.
-        let keys = vec![
-            keys::session(&format!("{}{token}", self.org_id)),
-            keys::session(token),
-        ];
-        let found = local.asks.session(keys, local.watch.clock()).await;
-        match found {
-            Ok(Some(session)) => self.admits(&session, local.watch.clock().unix_s()),
-            Ok(None) => Verdict::Reject(Reject::KeyNotFound),
-            // Tyk differs: it answers 403, which tells a client to throw its key away.
-            Err(_) => Verdict::Reject(Reject::StoreAway),
-        }
-    }
-}
-
-/// What of a session decides whether its key opens an API at all.
-#[derive(Debug, Default, serde::Deserialize)]
-#[serde(default)]
-struct Rights {
-    is_inactive: bool,
-    expires: i64,
-    access_rights: Option<BTreeMap<String, serde::de::IgnoredAny>>,
-}
-
-impl AuthKey {
-    /// A key opens the APIs it names, all when it names none; not when it is inactive or expired.
-    fn admits(&self, session: &[u8], now_s: u64) -> Verdict {
-        let Ok(rights) = serde_json::from_slice::<Rights>(session) else {
-            return Verdict::Reject(Reject::KeyNotFound);
+        let found = local.sessions.find(&self.scope, token, clock).await;
+        let left_over = match (&found, self.when_store_is_away) {
+            (Err(_), WhenStoreIsAway::Stale) => {
+                local.sessions.left_over(&self.scope, token.as_bytes())
+            }
+            _ => None,
         };
-        if rights.is_inactive {
-            return Verdict::Reject(Reject::KeyInactive);
+        match found {
+            Ok(Some(held)) => cx.access = Some(held),
+            Ok(None) => return Verdict::Reject(Reject::KeyNotFound),
+            Err(_) if left_over.is_some() => cx.access = left_over,
+            Err(_) if self.when_store_is_away == WhenStoreIsAway::FailOpen => cx.is_let_in = true,
+            // Tyk differs: it answers 403, which tells a client to throw its key away.
+            Err(_) => return Verdict::Reject(Reject::StoreAway),
         }
-        let expires = u64::try_from(rights.expires).unwrap_or(0);
-        if expires > 0 && expires <= now_s {
-            return Verdict::Reject(Reject::KeyExpired);
-        }
-        let named = rights.access_rights.unwrap_or_default();
-        if named.is_empty() || named.contains_key(&self.api_id) {
-            Verdict::Next
-        } else {
-            Verdict::Reject(Reject::AccessDisallowed)
-        }
+        Verdict::Next
     }
 }
 

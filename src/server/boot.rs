@@ -1,6 +1,6 @@
 //! From a configuration to a serving process: what is made in which order, and how it ends.
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc};
+use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use crate::{
     config::{Config, IoDriver, Loaded},
@@ -64,7 +64,8 @@ fn start(options: Options) -> Result<(), String> {
     } else {
         Vec::new()
     };
-    let opener = storage::opener(&config, &state_dir(&config))
+    let state_dir = state_dir(&config);
+    let opener = storage::opener(&config, &state_dir)
         .map_err(|error| format!("the store cannot be used: {error}"))?;
     let process = Process {
         settings: Arc::new(settings(&config)),
@@ -77,9 +78,13 @@ fn start(options: Options) -> Result<(), String> {
         quickstart: options.quickstart,
         notifier: Notifier::new(std::env::var("NOTIFY_SOCKET").ok().as_deref()),
         program,
+        state_dir,
         config,
     };
-    let runtime = tokio::runtime::Builder::new_current_thread()
+    // This thread has the REST API, signals and reloads; the other one all that shards wait for.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("store")
         .enable_all()
         .build()
         .map_err(|error| format!("cannot start the control thread's runtime: {error}"))?;
@@ -172,6 +177,16 @@ fn settings(config: &Config) -> Settings {
         upstream_idle_ms: ms(limits.upstream_idle_s),
         upstream_idle_max: config.idle_per_host_or_default().max(1),
         store_deadline_ms: 100,
+        session_fresh_ms: u64::try_from(session_freshness(config).as_millis()).unwrap_or(u64::MAX),
         access_log: config.penstock.access_log,
+    }
+}
+
+/// How long a session counts without being read again (Tyk: 10 s, in code).
+pub fn session_freshness(config: &Config) -> Duration {
+    if config.local_session_cache.disable_cached_session_state {
+        Duration::ZERO
+    } else {
+        Duration::from_secs(10)
     }
 }

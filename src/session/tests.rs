@@ -133,7 +133,7 @@ fn what_is_no_session_is_refused_with_its_place() {
         "expected a string",
     );
     refuses(r#"{"is_inactive":0}"#, "/is_inactive", "true or false");
-    refuses(r#"{} {}"#, "", "end of the document");
+    refuses("{} {}", "", "end of the document");
     refuses("{\"alias\":\"a\nb\"}", "/alias", "control character");
 }
 

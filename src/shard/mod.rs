@@ -9,21 +9,30 @@ pub mod runtime;
 use std::{cell::Cell, rc::Rc};
 
 use crate::{
+    auth::directory::Found,
     control::{Answer, Call, Paths},
     gateway::serve::Worker,
+    limit,
     mailbox::{Answered, Line},
 };
 
 /// What reaches a shard from other threads.
 pub enum Item {
-    Store(Answered<crate::storage::desk::Found>),
+    Session(Answered<Found>),
+    Limit(Answered<limit::Answer>),
     Control(Answered<Answer>),
     Job(Job),
 }
 
-impl From<Answered<crate::storage::desk::Found>> for Item {
-    fn from(answered: Answered<crate::storage::desk::Found>) -> Self {
-        Self::Store(answered)
+impl From<Answered<Found>> for Item {
+    fn from(answered: Answered<Found>) -> Self {
+        Self::Session(answered)
+    }
+}
+
+impl From<Answered<limit::Answer>> for Item {
+    fn from(answered: Answered<limit::Answer>) -> Self {
+        Self::Limit(answered)
     }
 }
 

@@ -11,17 +11,16 @@ use std::{
 };
 
 use crate::{
+    analytics,
+    auth::directory::{Ask, Found},
     control::{Answer, Call, Paths},
-    exchange::{
-        Local, Settings,
-        ask::{self, Asks},
-    },
+    exchange::{Local, Settings, limits::Limiters, sessions::Sessions},
     gateway::{serve::Worker, snapshot::Published},
+    limit,
     mailbox::{Inbox, Line, Mailbox, Outlet, Wake, inbox},
     metrics,
     net::{sys, watch::TICK_MS},
     shard::{Item, Job, Shard, accept, conn},
-    storage::desk::Found,
 };
 
 /// Which kernel interface a shard uses.
@@ -33,6 +32,8 @@ pub enum Driver {
 }
 
 const RING_ENTRIES: u32 = 1024;
+/// Seconds between two looks at all sessions of a shard.
+const SWEEP_SESSIONS_S: u64 = 10;
 const QUESTIONS_MAX: usize = 4096;
 const JOBS_MAX: usize = 4096;
 
@@ -72,7 +73,10 @@ pub struct Parts {
     pub settings: Arc<Settings>,
     pub metrics: Arc<metrics::Shard>,
     pub published: Arc<Published>,
-    pub store: Mailbox<ask::Ask, Found>,
+    pub sessions: Mailbox<Ask, Found>,
+    pub limits: Mailbox<limit::Question, limit::Answer>,
+    pub cells: Arc<limit::Cells>,
+    pub records: Option<analytics::Producer>,
     pub control: Mailbox<Call, Answer>,
     pub control_paths: Paths,
 }
@@ -150,12 +154,23 @@ fn run(
 
 async fn shard_main(parts: Parts, inbox: Inbox<Item>, back: Outlet<Item>) {
     let back = Arc::new(back);
-    let store_ms = parts.settings.store_deadline_ms;
-    let asks = Asks::new(
-        Line::new(parts.store, back.clone(), QUESTIONS_MAX),
-        store_ms,
+    let sessions = Sessions::new(
+        Line::new(parts.sessions, back.clone(), QUESTIONS_MAX),
+        parts.settings.store_deadline_ms,
+        parts.settings.session_fresh_ms,
     );
-    let local = Rc::new(Local::new(parts.settings, parts.metrics, asks));
+    let limiters = Limiters::new(
+        Line::new(parts.limits, back.clone(), QUESTIONS_MAX),
+        parts.cells,
+    );
+    let local = Rc::new(Local::new(
+        parts.settings,
+        parts.metrics,
+        sessions,
+        limiters,
+        parts.records,
+        parts.index,
+    ));
     let shard = Rc::new(Shard {
         worker: Worker::new(local, parts.published),
         control: Line::new(parts.control, back, QUESTIONS_MAX),
@@ -187,8 +202,11 @@ async fn shard_main(parts: Parts, inbox: Inbox<Item>, back: Outlet<Item>) {
 fn take(shard: &Rc<Shard>, item: Item) {
     let local = &shard.worker.local;
     match item {
-        Item::Store(answered) => {
-            local.asks.line().complete(answered);
+        Item::Session(answered) => {
+            local.sessions.line().complete(answered);
+        }
+        Item::Limit(answered) => {
+            local.limiters.line().complete(answered);
         }
         Item::Control(answered) => {
             shard.control.complete(answered);
@@ -227,11 +245,18 @@ async fn timer(shard: Rc<Shard>) {
         contained(&shard, || {
             local.watch.turn();
             let now_ms = local.watch.clock().now_ms();
-            local.asks.line().expire(now_ms);
+            local.sessions.line().expire(now_ms);
+            local.limiters.line().expire(now_ms);
+            if let Some(records) = &local.records {
+                records.tick();
+            }
             shard.control.expire(now_ms);
             if now_ms / 1000 != last_s {
                 last_s = now_ms / 1000;
                 shard.worker.pools.sweep(local);
+                if last_s % SWEEP_SESSIONS_S == 0 {
+                    local.sessions.sweep(now_ms);
+                }
             }
         });
     }

@@ -2,15 +2,14 @@
 //!
 //! A [`Store`] is Redis, shared with Tyk gateways under Tyk's key names, or the embedded store of
 //! one process. [`Owner`] holds it for this process and hands it over in an upgrade; [`Liveness`]
-//! asks it for signs of life; [`desk`] answers the shards' questions from it. All of it runs on
-//! tokio's side; shards reach it through the mailbox.
+//! asks it for signs of life. All of it runs on tokio's side; shards reach it through the mailbox.
 //!
 //! Tyk: `storage/redis_cluster.go`, `storage/connection_handler.go`.
 
-pub mod desk;
 pub mod embedded;
 pub mod keys;
 mod liveness;
+pub mod notification;
 mod ops;
 mod owner;
 mod pulse;
@@ -188,4 +187,4 @@ fn open_section(name: &str, section: &Storage, dir: PathBuf) -> Result<Open, Sto
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

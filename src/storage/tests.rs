@@ -12,7 +12,7 @@ use super::*;
 
 /// A store in memory that refuses a second opener and fails on command. A clone is the same store.
 #[derive(Clone, Default)]
-pub(super) struct Stub(Arc<Inner>);
+pub(crate) struct Stub(Arc<Inner>);
 
 #[derive(Default)]
 struct Inner {
@@ -24,12 +24,12 @@ struct Inner {
 }
 
 impl Stub {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::default()
     }
 
     /// A process' hold on this store.
-    pub(super) fn owner(&self) -> Owner {
+    pub(crate) fn owner(&self) -> Owner {
         let stub = self.clone();
         Owner::new(Arc::new(move || {
             if stub.0.is_open.swap(true, SeqCst) {
@@ -39,32 +39,32 @@ impl Stub {
         }))
     }
 
-    pub(super) fn put(&self, key: &str, value: &str) {
+    pub(crate) fn put(&self, key: &str, value: &str) {
         let mut values = self.0.values.lock().unwrap();
         values.insert(key.to_owned(), value.as_bytes().to_vec());
     }
 
-    pub(super) fn fail(&self, why: &str) {
+    pub(crate) fn fail(&self, why: &str) {
         *self.0.failure.lock().unwrap() = Some(why.to_owned());
     }
 
-    pub(super) fn heal(&self) {
+    pub(crate) fn heal(&self) {
         *self.0.failure.lock().unwrap() = None;
     }
 
-    pub(super) fn hang(&self) {
+    pub(crate) fn hang(&self) {
         self.0.is_hanging.store(true, SeqCst);
     }
 
-    pub(super) fn wake(&self) {
+    pub(crate) fn wake(&self) {
         self.0.is_hanging.store(false, SeqCst);
     }
 
-    pub(super) fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         self.0.is_open.load(SeqCst)
     }
 
-    pub(super) fn flush_count(&self) -> usize {
+    pub(crate) fn flush_count(&self) -> usize {
         self.0.flush_count.load(SeqCst)
     }
 
@@ -188,7 +188,7 @@ impl Store for Stub {
 }
 
 /// Runs a test on a clock that jumps to the next timer when nothing else is to do.
-pub(super) fn paused(test: impl Future<Output = ()>) {
+pub(crate) fn paused(test: impl Future<Output = ()>) {
     tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
@@ -198,10 +198,10 @@ pub(super) fn paused(test: impl Future<Output = ()>) {
 }
 
 /// A folder of its own, removed with its content at the end.
-pub(super) struct Scratch(std::path::PathBuf);
+pub(crate) struct Scratch(std::path::PathBuf);
 
 impl Scratch {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let name = format!(
             "penstock-store-{}-{}",
@@ -213,7 +213,7 @@ impl Scratch {
         Self(path)
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.0
     }
 }
@@ -307,45 +307,4 @@ fn the_store_path_wins_over_the_state_folder() {
     config.penstock.store_path = named.path().to_str().unwrap().to_owned();
     open(&config);
     assert!(named.path().join("penstock.redb").exists());
-}
-
-#[test]
-fn questions_of_shards_are_answered_from_the_store() {
-    use crate::mailbox::{Answered, Line, Outlet, Wake, inbox, mailbox};
-    let stub = Stub::new();
-    stub.put("apikey-known", "{}");
-    let (mailbox, desk) = mailbox(8);
-    let (inbox, outlet): (_, Outlet<Answered<desk::Found>>) = inbox(Wake::socketpair().unwrap(), 8);
-    let line = Line::new(mailbox, Arc::new(outlet), 8);
-    paused(async {
-        let owner = Arc::new(stub.owner());
-        owner.acquire().await.unwrap();
-        let keys = |asked: &'static str| asked.split(' ').map(keys::session).collect();
-        tokio::spawn(desk::run(desk, Arc::clone(&owner), keys, |found| found));
-        let ask = async |key: &'static str| {
-            let answer = line.ask(key, u64::MAX);
-            // The shard's loop: whatever arrives is handed to the line.
-            let draining = async {
-                loop {
-                    inbox.drain(|answered| {
-                        line.complete(answered);
-                    });
-                    tokio::task::yield_now().await;
-                }
-            };
-            tokio::select! {
-                found = answer => found.unwrap(),
-                () = draining => unreachable!(),
-            }
-        };
-        assert_eq!(ask("known").await, Ok(Some(b"{}".to_vec())));
-        assert_eq!(ask("unknown").await, Ok(None));
-        stub.put("apikey-second", "2");
-        assert_eq!(ask("unknown second known").await, Ok(Some(b"2".to_vec())));
-        stub.fail("down");
-        assert_eq!(ask("known").await, Err(StoreError::Away("down".to_owned())));
-        stub.heal();
-        owner.release().await.unwrap();
-        assert_eq!(ask("known").await, Err(StoreError::Closed));
-    });
 }

@@ -46,7 +46,7 @@ pub fn write_request(
         out.extend_from_slice(b"http://");
         out.extend_from_slice(&target.authority);
     }
-    target.write_path(out, path, head.query.map(|query| cx.part(query)));
+    target.write_path(out, path, cx.upstream_query());
     out.extend_from_slice(b" HTTP/1.1\r\nHost: ");
     match head.host.filter(|_| upstream.preserve_host) {
         Some(host) => out.extend_from_slice(cx.part(host)),
@@ -63,9 +63,15 @@ pub fn write_request(
     let mut user_agent = false;
     let mut accept_encoding = false;
     let mut range = false;
-    for field in &head.fields {
+    for (place, field) in head.fields.iter().enumerate() {
         let name = cx.part(field.name);
-        let value = cx.part(field.value);
+        let mut value = cx.part(field.value);
+        if let Some(edit) = cx.edits.as_ref().and_then(|edits| edits.field(place)) {
+            match edit {
+                None => continue,
+                Some(edited) => value = edited,
+            }
+        }
         if head.is_connection_option(&cx.inb, name) {
             continue;
         }

@@ -71,6 +71,10 @@ impl Redis {
     }
 
     fn gateway(&self, origin: &Origin) -> Gateway {
+        self.gateway_with(origin, json!({}))
+    }
+
+    fn gateway_with(&self, origin: &Origin, conf: Value) -> Gateway {
         Setup::new()
             .api(api("w", &origin.url()))
             .with(json!({"use_keyless": false, "use_standard_auth": true}))
@@ -82,6 +86,7 @@ impl Redis {
                     "username": "default", "password": PASSWORD, "database": DATABASE,
                 },
             }))
+            .conf(conf)
             .start()
     }
 }
@@ -138,18 +143,47 @@ fn a_session_decides_what_its_key_opens() {
 }
 
 #[test]
-fn a_store_that_is_away_lets_nobody_in_and_drives_nobody_away() {
+fn a_store_that_is_away_lets_no_stranger_in_and_drives_nobody_away() {
     let redis = Redis::start();
     redis.set("apikey-known", &json!({}));
+    redis.set("apikey-later", &json!({}));
     let origin = Origin::answering(|_| Response::new(200, "").to_bytes());
     let gateway = redis.gateway(&origin);
     assert_eq!(with_key(&gateway, "known").status, 200);
     drop(redis);
-    let answer = with_key(&gateway, "known");
+    // On whichever shard the connection lands, the node has read this session just now.
+    assert_eq!(with_key(&gateway, "known").status, 200);
+    let answer = with_key(&gateway, "later");
     assert_eq!(answer.status, 503, "{}", answer.summary());
     assert_eq!(answer.field("retry-after"), Some("1"));
     eventually("/hello tells it", || {
         (gateway.get("/hello").json()["details"]["redis"]["status"] == "fail").then_some(())
     });
-    assert_eq!(origin.requests().len(), 1);
+    assert_eq!(origin.requests().len(), 2);
+}
+
+#[test]
+fn what_an_api_does_without_the_store_can_be_chosen() {
+    for (rule, known, stranger) in [
+        ("fail_closed", 503, 503),
+        ("stale", 200, 503),
+        ("fail_open", 200, 200),
+    ] {
+        let redis = Redis::start();
+        redis.set("apikey-known", &json!({"access_rights": {"w": {}}}));
+        let origin = Origin::answering(|_| Response::new(200, "").to_bytes());
+        let gateway = redis.gateway_with(
+            &origin,
+            json!({
+                "penstock": {"when_store_is_away": {"w": rule}, "shards": 1},
+                // Nothing counts for longer than one request.
+                "local_session_cache": {"disable_cached_session_state": true},
+            }),
+        );
+        assert_eq!(with_key(&gateway, "known").status, 200);
+        drop(redis);
+        let answer = with_key(&gateway, "known");
+        assert_eq!(answer.status, known, "{rule}: {}", answer.summary());
+        assert_eq!(with_key(&gateway, "stranger").status, stranger, "{rule}");
+    }
 }

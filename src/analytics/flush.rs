@@ -1,0 +1,631 @@
+//! From the rings to the store: batches of records, a few under way at once, none lost while there
+//! is room.
+//!
+//! A batch is kept as the blocks it came in until the store has taken it. A store that does not
+//! takes nothing new meanwhile: the rings fill up to their bound, and from then on the shards count
+//! what they drop. When every shard has ended, what is left is written and [`Flusher::run`] returns.
+//!
+//! Tyk: `recordWorker` of `gateway/analytics.go`, `gateway/analytics_purger.go`. The list's expiry
+//! is set in the same script that appends, so that no list is ever without one (Tyk sweeps once a
+//! second and leaves the Protocol Buffers lists out).
+
+use std::{collections::VecDeque, pin::Pin, sync::Arc, time::Duration};
+
+use tokio::{
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior},
+};
+
+use crate::{
+    analytics::{
+        assemble::{Assembler, Serializer},
+        ring::{Consumer, HitBlock},
+    },
+    config::{Config, StoreKind},
+    log::Brake,
+    metrics::Registry,
+    storage::{ListLimit, PushOutcome, Store, StoreError},
+};
+
+/// What the pump reads (Tyk: `analyticsKeyName` behind the prefix `analytics-`).
+const LIST: &str = "analytics-tyk-system-analytics";
+
+/// Lists with `enable_multiple_analytics_keys`: `_0` to `_9`.
+const LISTS: u64 = 10;
+
+/// The oldest records leave a list that is longer: nobody reads it.
+// Tyk differs: its lists grow until they expire, or fill Redis.
+const REDIS_RECORDS_MAX: u64 = 1_000_000;
+const EMBEDDED_RECORDS_MAX: u64 = 10_000;
+
+/// Between two looks at the rings.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// A batch ends with the block in which it reaches one of these.
+const BATCH_HITS: u64 = 1000;
+const BATCH_BYTES: usize = 1 << 20;
+
+/// Batches under way.
+const BATCHES_MAX: usize = 4;
+
+/// An answer that takes longer counts as none.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Before a batch that failed is tried again.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// After the last shard has ended: how long a store that does not answer is tried.
+const LAST_TRIES: Duration = Duration::from_secs(3);
+
+/// Between two lines about a store that takes no records.
+const COMPLAINTS_MS: u64 = 10_000;
+
+/// Appends records to a list.
+pub trait Sink: Send + Sync + 'static {
+    /// As [`Store::push`].
+    fn push(
+        &self,
+        list: String,
+        records: Vec<Vec<u8>>,
+        limit: ListLimit,
+    ) -> Pin<Box<dyn Future<Output = Result<PushOutcome, StoreError>> + Send + '_>>;
+}
+
+/// A way to the store that this process has now.
+impl<F> Sink for F
+where
+    F: Fn() -> Result<Arc<dyn Store>, StoreError> + Send + Sync + 'static,
+{
+    fn push(
+        &self,
+        list: String,
+        records: Vec<Vec<u8>>,
+        limit: ListLimit,
+    ) -> Pin<Box<dyn Future<Output = Result<PushOutcome, StoreError>> + Send + '_>> {
+        let store = self();
+        Box::pin(async move { store?.push(&list, records, limit).await })
+    }
+}
+
+/// Where records go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lists {
+    pub serializer: Serializer,
+    /// `enable_multiple_analytics_keys`.
+    pub is_spread: bool,
+    pub limit: ListLimit,
+}
+
+impl Lists {
+    #[must_use]
+    pub fn from_config(config: &Config) -> Self {
+        let analytics = &config.analytics_config;
+        let storage = match config.enable_separate_analytics_store {
+            true => &config.analytics_storage,
+            false => &config.storage,
+        };
+        let records_max = match storage.store_kind() {
+            Some(StoreKind::Embedded) => EMBEDDED_RECORDS_MAX,
+            _ => REDIS_RECORDS_MAX,
+        };
+        Self {
+            serializer: Serializer::from_config(&analytics.serializer_type),
+            is_spread: analytics.enable_multiple_analytics_keys,
+            limit: ListLimit {
+                records_max: Some(records_max),
+                // -1 means for ever, 0 means 60.
+                ttl: (analytics.storage_expiration_time >= 0)
+                    .then(|| analytics.storage_expiration_or_default()),
+            },
+        }
+    }
+
+    /// The list of the `n`th batch.
+    fn name(&self, n: u64) -> String {
+        let suffix = self.serializer.suffix();
+        match self.is_spread {
+            true => format!("{LIST}_{}{suffix}", n % LISTS),
+            false => format!("{LIST}{suffix}"),
+        }
+    }
+}
+
+/// Blocks whose records go to the store together.
+#[derive(Default)]
+struct Batch {
+    /// With the ring that each came from.
+    blocks: Vec<(usize, HitBlock)>,
+    hits: u64,
+    bytes: usize,
+}
+
+/// Writes what the shards record.
+pub struct Flusher<S> {
+    rings: Vec<Consumer>,
+    assembler: Assembler,
+    lists: Lists,
+    sink: Arc<S>,
+    registry: Arc<Registry>,
+    under_way: JoinSet<(Batch, Result<PushOutcome, StoreError>)>,
+    failed: VecDeque<Batch>,
+    /// Nothing is tried before.
+    pause_until: Option<Instant>,
+    /// Hits of the batches in `under_way`.
+    hits_under_way: u64,
+    batch_count: u64,
+    next_ring: usize,
+    started_at: Instant,
+    complaints: Brake,
+}
+
+impl<S: Sink> Flusher<S> {
+    #[must_use]
+    pub fn new(
+        rings: Vec<Consumer>,
+        assembler: Assembler,
+        lists: Lists,
+        sink: S,
+        registry: Arc<Registry>,
+    ) -> Self {
+        Self {
+            rings,
+            assembler,
+            lists,
+            sink: Arc::new(sink),
+            registry,
+            under_way: JoinSet::new(),
+            failed: VecDeque::new(),
+            pause_until: None,
+            hits_under_way: 0,
+            batch_count: 0,
+            next_ring: 0,
+            started_at: Instant::now(),
+            complaints: Brake::new(COMPLAINTS_MS),
+        }
+    }
+
+    /// Writes until every shard has ended and its records are written, or the store has not taken
+    /// them for 3 seconds after that.
+    pub async fn run(mut self) {
+        let mut looks = tokio::time::interval(LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut give_up_at = None;
+        loop {
+            tokio::select! {
+                _ = looks.tick() => {}
+                Some(done) = self.under_way.join_next() => self.settle(done),
+            }
+            self.start_batches().await;
+            if !self.rings.iter().all(Consumer::is_done) {
+                continue;
+            }
+            if self.under_way.is_empty() && self.failed.is_empty() {
+                return;
+            }
+            let now = Instant::now();
+            if now >= *give_up_at.get_or_insert(now + LAST_TRIES) {
+                return self.give_up();
+            }
+        }
+    }
+
+    /// Sends batches while there are any and the store takes them.
+    async fn start_batches(&mut self) {
+        if self.pause_until.is_some_and(|until| Instant::now() < until) {
+            return;
+        }
+        self.pause_until = None;
+        while self.under_way.len() < BATCHES_MAX {
+            let batch = match self.failed.pop_front() {
+                Some(batch) => batch,
+                None => self.collect(),
+            };
+            if batch.hits == 0 {
+                return;
+            }
+            self.send(batch);
+            // Assembling took a while: others have their turn.
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// What waits in the rings, from each in turn, up to a batch.
+    fn collect(&mut self) -> Batch {
+        let mut batch = Batch::default();
+        let mut empty_count = 0;
+        while batch.hits < BATCH_HITS && batch.bytes < BATCH_BYTES && empty_count < self.rings.len()
+        {
+            let at = self.next_ring % self.rings.len();
+            self.next_ring = at + 1;
+            match self.rings.get(at).and_then(Consumer::take) {
+                Some(block) => {
+                    empty_count = 0;
+                    batch.hits += block.entry_count();
+                    batch.bytes += block.bytes().len();
+                    batch.blocks.push((at, block));
+                }
+                None => empty_count += 1,
+            }
+        }
+        batch
+    }
+
+    fn send(&mut self, batch: Batch) {
+        let mut records = Vec::with_capacity(batch.hits as usize);
+        for (_, block) in &batch.blocks {
+            self.assembler
+                .assemble(block, |record| records.push(record));
+        }
+        let list = self.lists.name(self.batch_count);
+        self.batch_count += 1;
+        self.hits_under_way += batch.hits;
+        let (sink, limit) = (Arc::clone(&self.sink), self.lists.limit);
+        self.under_way.spawn(async move {
+            let push = tokio::time::timeout(PATIENCE, sink.push(list, records, limit));
+            let outcome = push
+                .await
+                .unwrap_or_else(|_| Err(StoreError::Away("no answer in 5 s".to_owned())));
+            (batch, outcome)
+        });
+    }
+
+    fn settle(
+        &mut self,
+        done: Result<(Batch, Result<PushOutcome, StoreError>), tokio::task::JoinError>,
+    ) {
+        let counts = &self.registry.records;
+        match done {
+            Ok((batch, Ok(outcome))) => {
+                self.hits_under_way -= batch.hits;
+                counts.written(batch.hits);
+                counts.capped(outcome.dropped);
+                for (at, block) in batch.blocks {
+                    if let Some(ring) = self.rings.get(at) {
+                        ring.give(block);
+                    }
+                }
+            }
+            // Whether the store had taken it before it went is not known: rather twice than never.
+            Ok((batch, Err(error))) => {
+                self.hits_under_way -= batch.hits;
+                counts.push_failed();
+                let now_ms = self.started_at.elapsed().as_millis() as u64;
+                if let Some(held) = self.complaints.admit(now_ms) {
+                    tracing::warn!(
+                        prefix = "analytics",
+                        held,
+                        "records cannot be written and wait: {error}"
+                    );
+                }
+                self.failed.push_back(batch);
+                self.pause_until = Some(Instant::now() + PAUSE);
+            }
+            Err(error) => tracing::error!(prefix = "analytics", "a batch broke off: {error}"),
+        }
+    }
+
+    fn give_up(mut self) {
+        let waiting: u64 = self.failed.drain(..).map(|batch| batch.hits).sum();
+        let lost = waiting + self.hits_under_way;
+        self.registry.records.lost(lost);
+        tracing::error!(
+            prefix = "analytics",
+            lost,
+            "the store takes no records; what was left is lost"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::BTreeMap,
+        sync::{
+            Mutex,
+            atomic::{AtomicBool, Ordering::SeqCst},
+        },
+    };
+
+    use super::*;
+    use crate::analytics::{Producer, hit::tests::hit, recorder::tests::recorder, ring::ring};
+
+    /// A store in memory that fails or hangs on command.
+    #[derive(Clone, Default)]
+    struct Stub(Arc<Inner>);
+
+    #[derive(Default)]
+    struct Inner {
+        lists: Mutex<BTreeMap<String, Vec<Vec<u8>>>>,
+        limits: Mutex<Vec<ListLimit>>,
+        is_away: AtomicBool,
+        is_hanging: AtomicBool,
+    }
+
+    impl Sink for Stub {
+        fn push(
+            &self,
+            list: String,
+            records: Vec<Vec<u8>>,
+            limit: ListLimit,
+        ) -> Pin<Box<dyn Future<Output = Result<PushOutcome, StoreError>> + Send + '_>> {
+            Box::pin(async move {
+                if self.0.is_hanging.load(SeqCst) {
+                    std::future::pending::<()>().await;
+                }
+                if self.0.is_away.load(SeqCst) {
+                    return Err(StoreError::Away("gone".to_owned()));
+                }
+                self.0.limits.lock().unwrap().push(limit);
+                let mut lists = self.0.lists.lock().unwrap();
+                let list = lists.entry(list).or_default();
+                list.extend(records);
+                Ok(PushOutcome {
+                    len: list.len() as u64,
+                    dropped: 2,
+                })
+            })
+        }
+    }
+
+    impl Stub {
+        /// Records by list.
+        fn counts(&self) -> Vec<(String, usize)> {
+            let lists = self.0.lists.lock().unwrap();
+            lists
+                .iter()
+                .map(|(name, list)| (name.clone(), list.len()))
+                .collect()
+        }
+
+        fn count(&self) -> usize {
+            self.counts().iter().map(|(_, count)| count).sum()
+        }
+    }
+
+    const LISTS: Lists = Lists {
+        serializer: Serializer::MessagePack,
+        is_spread: false,
+        limit: ListLimit {
+            records_max: Some(7),
+            ttl: Some(Duration::from_secs(60)),
+        },
+    };
+
+    struct Setup {
+        stub: Stub,
+        registry: Arc<Registry>,
+        producers: Vec<Producer>,
+        flusher: Flusher<Stub>,
+    }
+
+    fn setup(shards: usize, lists: Lists) -> Setup {
+        let registry = Arc::new(Registry::new(shards));
+        let (producers, rings) = (0..shards)
+            .map(|at| ring(1 << 20, registry.shard(at).unwrap()))
+            .unzip();
+        let stub = Stub::default();
+        let flusher = Flusher::new(
+            rings,
+            Assembler::new(lists.serializer, Normaliser::default(), None),
+            lists,
+            stub.clone(),
+            Arc::clone(&registry),
+        );
+        Setup {
+            stub,
+            registry,
+            producers,
+            flusher,
+        }
+    }
+
+    fn record(producer: &Producer, count: usize) {
+        let api = recorder("one");
+        for _ in 0..count {
+            producer.record(&api, &hit());
+        }
+    }
+
+    /// On a clock of its own that stands while anything can be done.
+    fn paused(test: impl Future<Output = ()>) {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap()
+            .block_on(test);
+    }
+
+    /// Lets the flusher look so often.
+    async fn looks(count: u32) {
+        tokio::time::sleep(LOOK * count).await;
+    }
+
+    #[test]
+    fn what_is_recorded_is_written_within_two_looks() {
+        paused(async {
+            let Setup {
+                stub,
+                registry,
+                producers,
+                flusher,
+            } = setup(2, LISTS);
+            let task = tokio::spawn(flusher.run());
+            record(&producers[0], 3);
+            record(&producers[1], 2);
+            looks(3).await;
+            assert_eq!(stub.count(), 0, "nothing was handed over");
+            for _ in 0..2 {
+                producers.iter().for_each(Producer::tick);
+            }
+            looks(2).await;
+            assert_eq!(stub.counts(), [(LIST.to_owned(), 5)]);
+            assert_eq!(*stub.0.limits.lock().unwrap(), [LISTS.limit]);
+            assert_eq!(registry.records.written_count(), 5);
+            assert_eq!(registry.records.capped_count(), 2);
+            assert!(!task.is_finished());
+        });
+    }
+
+    #[test]
+    fn when_the_shards_end_everything_is_written_first() {
+        paused(async {
+            let Setup {
+                stub,
+                registry,
+                producers,
+                flusher,
+            } = setup(2, LISTS);
+            let task = tokio::spawn(flusher.run());
+            record(&producers[0], 2500);
+            record(&producers[1], 1);
+            drop(producers);
+            task.await.unwrap();
+            assert_eq!(stub.count(), 2501);
+            assert_eq!(registry.records.written_count(), 2501);
+            let lists = stub.0.lists.lock().unwrap();
+            assert!(
+                lists[LIST]
+                    .iter()
+                    .all(|record| record.starts_with(b"\xde\x00\x20\xa6Method"))
+            );
+        });
+    }
+
+    #[test]
+    fn a_store_that_is_away_costs_nothing_while_there_is_room() {
+        paused(async {
+            let Setup {
+                stub,
+                registry,
+                producers,
+                flusher,
+            } = setup(1, LISTS);
+            stub.0.is_away.store(true, SeqCst);
+            tokio::spawn(flusher.run());
+            let shard = registry.shard(0).unwrap();
+            for _ in 0..100 {
+                record(&producers[0], 500);
+                producers[0].tick();
+                looks(1).await;
+            }
+            assert!(shard.records_dropped.value() > 0, "the bound was reached");
+            assert!(registry.records.push_failure_count() > 5);
+            assert_eq!(registry.records.written_count(), 0);
+            stub.0.is_away.store(false, SeqCst);
+            looks(30).await;
+            for producer in producers {
+                producer.tick();
+                producer.tick();
+            }
+            looks(30).await;
+            assert_eq!(stub.count() as u64, shard.records.value());
+            assert_eq!(registry.records.written_count(), shard.records.value());
+        });
+    }
+
+    #[test]
+    fn a_store_that_hangs_is_tried_again() {
+        paused(async {
+            let Setup {
+                stub,
+                producers,
+                flusher,
+                ..
+            } = setup(1, LISTS);
+            stub.0.is_hanging.store(true, SeqCst);
+            let task = tokio::spawn(flusher.run());
+            record(&producers[0], 3);
+            (0..2).for_each(|_| producers[0].tick());
+            tokio::time::sleep(PATIENCE).await;
+            stub.0.is_hanging.store(false, SeqCst);
+            tokio::time::sleep(PATIENCE).await;
+            assert_eq!(stub.count(), 3);
+            drop(producers);
+            task.await.unwrap();
+        });
+    }
+
+    #[test]
+    fn at_the_end_a_store_that_stays_away_is_given_up_and_what_is_lost_is_counted() {
+        for is_hanging in [false, true] {
+            paused(async {
+                let Setup {
+                    stub,
+                    registry,
+                    producers,
+                    flusher,
+                } = setup(1, LISTS);
+                stub.0.is_away.store(true, SeqCst);
+                stub.0.is_hanging.store(is_hanging, SeqCst);
+                let task = tokio::spawn(flusher.run());
+                record(&producers[0], 9);
+                drop(producers);
+                task.await.unwrap();
+                assert_eq!(registry.records.lost_count(), 9, "{is_hanging}");
+            });
+        }
+    }
+
+    #[test]
+    fn batches_are_spread_over_ten_lists() {
+        paused(async {
+            let lists = Lists {
+                serializer: Serializer::Protobuf,
+                is_spread: true,
+                ..LISTS
+            };
+            let Setup {
+                stub,
+                producers,
+                flusher,
+                ..
+            } = setup(1, lists);
+            let task = tokio::spawn(flusher.run());
+            for _ in 0..20 {
+                record(&producers[0], 1);
+                (0..2).for_each(|_| producers[0].tick());
+                looks(2).await;
+            }
+            drop(producers);
+            task.await.unwrap();
+            let expected: Vec<_> = (0..10)
+                .map(|n| (format!("analytics-tyk-system-analytics_{n}_protobuf"), 2))
+                .collect();
+            assert_eq!(stub.counts(), expected);
+        });
+    }
+
+    #[test]
+    fn lists_follow_the_configuration() {
+        #[track_caller]
+        fn check(conf: &str, records_max: u64, ttl_s: Option<u64>, name: &str) {
+            let file = std::path::Path::new("tyk.conf");
+            let (config, _) = Config::from_json_str(file, conf).unwrap();
+            let lists = Lists::from_config(&config);
+            assert_eq!(lists.limit.records_max, Some(records_max));
+            assert_eq!(lists.limit.ttl, ttl_s.map(Duration::from_secs));
+            assert_eq!(lists.name(13), name);
+        }
+        check(
+            "{}",
+            EMBEDDED_RECORDS_MAX,
+            Some(60),
+            "analytics-tyk-system-analytics",
+        );
+        check(
+            r#"{"storage": {"type": "redis"}, "analytics_config": {
+                "storage_expiration_time": -1, "serializer_type": "protobuf"}}"#,
+            REDIS_RECORDS_MAX,
+            None,
+            "analytics-tyk-system-analytics_protobuf",
+        );
+        check(
+            r#"{"enable_separate_analytics_store": true, "analytics_storage": {"type": "redis"},
+                "analytics_config": {"storage_expiration_time": 5, "enable_multiple_analytics_keys": true}}"#,
+            REDIS_RECORDS_MAX,
+            Some(5),
+            "analytics-tyk-system-analytics_3",
+        );
+    }
+}

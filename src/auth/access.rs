@@ -1,0 +1,197 @@
+//! What a key may do at one API: its session with policies applied, made ready for requests.
+//!
+//! Tyk: `mw_access_rights.go`, `mw_granular_access.go`, `mw_key_expired_check.go`.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use regex_automata::meta::Regex;
+
+use crate::{
+    analytics::Identity,
+    apidef::{ApiDefinition, go_regex},
+    auth::limits::Limits,
+    session::Session,
+};
+
+/// What of an API decides how a key's session is read. Made once per API and load.
+#[derive(Debug)]
+pub struct Scope {
+    /// Never given twice in a process, so that a cache entry never serves another API.
+    id: u64,
+    pub kind: Kind,
+    pub api_id: String,
+    pub org_id: String,
+    /// Which limits apply.
+    pub limits_rate: bool,
+    pub limits_quota: bool,
+}
+
+/// Whose sessions a scope is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Keys of clients.
+    Key,
+    /// The organisation itself.
+    Organisation,
+}
+
+impl Scope {
+    fn new(kind: Kind, api_id: &str, org_id: &str) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Self {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            kind,
+            api_id: api_id.to_owned(),
+            org_id: org_id.to_owned(),
+            limits_rate: true,
+            limits_quota: true,
+        }
+    }
+
+    /// For the keys of an API.
+    #[must_use]
+    pub fn of_api(api: &ApiDefinition) -> Self {
+        Self {
+            limits_rate: !api.disable_rate_limit,
+            limits_quota: !api.disable_quota,
+            ..Self::new(Kind::Key, &api.api_id, &api.org_id)
+        }
+    }
+
+    /// For the session of an organisation.
+    #[must_use]
+    pub fn of_organisation(org_id: &str) -> Self {
+        Self::new(Kind::Organisation, "", org_id)
+    }
+
+    #[must_use]
+    pub const fn id(&self) -> u64 {
+        self.id
+    }
+}
+
+/// A session as one API sees it.
+#[derive(Debug)]
+pub struct Access {
+    /// The key in clear: the one whose session was found, which need not be the one presented.
+    pub key_id: String,
+    /// The key's part of storage names: hashed where `hash_keys` is on.
+    pub key_name: String,
+    /// With policies applied.
+    pub session: Arc<Session>,
+    /// The session gives a right to this API: it names it, or it names none.
+    pub is_admitted: bool,
+    /// Empty: every path.
+    pub allowed_urls: Box<[AllowedUrl]>,
+    pub limits: Limits,
+    /// What records of the key have in common.
+    pub identity: Identity,
+    loaded: Instant,
+    is_stale: AtomicBool,
+}
+
+/// Tags in Tyk's order (`getSessionTags`).
+fn identity(session: &Session, key_name: &str) -> Identity {
+    let policies = session.policy_ids().iter().map(|id| format!("pol-{id}"));
+    let developer = match session.meta_data.get("tyk_developer_id") {
+        Some(serde_json::Value::String(id)) => Some(format!("dev-{id}")),
+        _ => None,
+    };
+    let tags = policies
+        .chain(developer)
+        .chain(session.tags.iter().cloned());
+    Identity::new(key_name, &session.alias, &session.oauth_client_id, tags)
+}
+
+/// One entry of `allowed_urls`.
+#[derive(Debug)]
+pub struct AllowedUrl {
+    /// `None`: it does not compile, and matches nothing.
+    // Tyk differs: there such an expression lets everything pass.
+    pub url: Option<Arc<Regex>>,
+    pub methods: Box<[String]>,
+}
+
+impl Access {
+    /// An access that was read from the store just now.
+    #[must_use]
+    pub fn new(
+        key_id: String,
+        key_name: String,
+        session: Arc<Session>,
+        scope: &Scope,
+        allowed_urls: Box<[AllowedUrl]>,
+        limits: Limits,
+        loaded: Instant,
+    ) -> Self {
+        let rights = &session.access_rights;
+        let is_admitted = scope.kind == Kind::Organisation
+            || rights.is_empty()
+            || rights.get(&scope.api_id).is_some();
+        let identity = identity(&session, &key_name);
+        Self {
+            is_admitted,
+            key_id,
+            key_name,
+            session,
+            allowed_urls,
+            limits,
+            identity,
+            loaded,
+            is_stale: AtomicBool::new(false),
+        }
+    }
+
+    /// How long ago it was read.
+    #[must_use]
+    pub fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.loaded)
+    }
+
+    /// How long ago it was read, in milliseconds. Reads the clock.
+    #[must_use]
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "once per session read, not per request"
+    )]
+    pub fn age_now_ms(&self) -> u64 {
+        u64::try_from(self.age(Instant::now()).as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Something that it was made from has changed: the next request reads it anew.
+    pub fn set_stale(&self) {
+        self.is_stale.store(true, Ordering::Release);
+    }
+
+    #[must_use]
+    pub fn is_stale(&self) -> bool {
+        self.is_stale.load(Ordering::Acquire)
+    }
+
+    /// Whether the key's time is over (Tyk: `SessionExpired`).
+    #[must_use]
+    pub fn is_expired(&self, now_s: u64) -> bool {
+        let expires = self.session.expires;
+        expires >= 1 && u64::try_from(expires).is_ok_and(|expires| now_s > expires)
+    }
+
+    /// Whether `allowed_urls` let this request pass. `path` is the inbound one, listen path
+    /// included; patterns are searched in it, unanchored as in Tyk.
+    #[must_use]
+    pub fn allows(&self, method: &[u8], path: &[u8]) -> bool {
+        if self.allowed_urls.is_empty() {
+            return true;
+        }
+        let path = &*go_regex::as_go_text(path);
+        self.allowed_urls.iter().any(|allowed| {
+            allowed.methods.iter().any(|name| name.as_bytes() == method)
+                && allowed.url.as_ref().is_some_and(|url| url.is_match(path))
+        })
+    }
+}

@@ -1,0 +1,522 @@
+//! The sessions of a node: read from the store, made into [`Access`]es, kept while they are fresh.
+//!
+//! Lives on tokio's side. Shards keep what they got from here for themselves and look at one flag
+//! of it per request; [`Directory::changed`] sets that flag, so that a change counts for the next
+//! request of every shard.
+//!
+//! Tyk: `gateway/middleware.go` (`CheckSessionAndIdentityForValidKey`), `auth_manager.go`
+//! (`SessionDetail`).
+
+#![allow(
+    clippy::disallowed_types,
+    reason = "held for a few instructions on the control side and never over an await"
+)]
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use ahash::RandomState;
+use regex_automata::meta::Regex;
+use tokio::sync::Semaphore;
+
+use crate::{
+    apidef::url_regex,
+    auth::{
+        access::{Access, AllowedUrl, Kind, Scope},
+        limits::Limits,
+    },
+    hash::{Candidate, HashFn, KeyNaming},
+    limit::Cells,
+    mailbox::{Desk, Question},
+    policy::{self, Policies},
+    session::Session,
+    storage::{Owner, StoreError, keys},
+};
+
+/// What a shard asks.
+pub struct Ask {
+    pub scope: Arc<Scope>,
+    /// The key as presented; for an organisation its id.
+    pub token: String,
+}
+
+/// What a question brought; `None`: no such key, or none that counts.
+pub type Found = Result<Option<Arc<Access>>, StoreError>;
+
+/// Questions that become one question to the store.
+const BATCH_MAX: usize = 64;
+
+/// Questions to the store under way. While all are, the mailbox fills and shards are told so.
+const BATCHES_MAX: usize = 32;
+
+/// Expressions of `allowed_urls` that are kept compiled.
+const EXPRESSIONS_MAX: usize = 10_000;
+
+/// What is older is let go by the sweep.
+const KEEP: Duration = Duration::from_secs(60);
+
+/// All sessions that this node has read lately.
+pub struct Directory {
+    naming: KeyNaming,
+    owner: Arc<Owner>,
+    policies: Arc<policy::Current>,
+    cells: Arc<Cells>,
+    /// How long an access counts without being read again.
+    fresh: Duration,
+    state: Mutex<State>,
+    /// Grows with every change of anything: what was read before and arrives after may be old.
+    changes: AtomicU64,
+    hasher: RandomState,
+}
+
+#[derive(Default)]
+struct State {
+    by_token: HashMap<(u64, Box<str>), Arc<Access>, RandomState>,
+    /// Under the hash of each name that a change may come under.
+    by_name: HashMap<u64, Vec<Weak<Access>>, RandomState>,
+    expressions: HashMap<String, Option<Arc<Regex>>, RandomState>,
+}
+
+impl Directory {
+    /// `fresh` of zero: every request reads its session from the store.
+    #[must_use]
+    pub fn new(
+        naming: KeyNaming,
+        owner: Arc<Owner>,
+        policies: Arc<policy::Current>,
+        cells: Arc<Cells>,
+        fresh: Duration,
+    ) -> Self {
+        Self {
+            naming,
+            owner,
+            policies,
+            cells,
+            fresh,
+            state: Mutex::default(),
+            changes: AtomicU64::new(0),
+            hasher: RandomState::new(),
+        }
+    }
+
+    /// Answers the questions of shards until every shard is gone. Questions that wait are asked of
+    /// the store together; a slow answer holds up nobody else's.
+    pub async fn run(self: Arc<Self>, mut desk: Desk<Ask, Found>) {
+        let slots = Arc::new(Semaphore::new(BATCHES_MAX));
+        let mut batch = Vec::new();
+        loop {
+            // Closing the semaphore is not in the program.
+            let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
+                return;
+            };
+            if desk.recv_batch(&mut batch, BATCH_MAX).await == 0 {
+                return;
+            }
+            let questions = std::mem::take(&mut batch);
+            let directory = Arc::clone(&self);
+            // A panic in there drops the replies, which tells the shards.
+            tokio::spawn(async move {
+                directory.answer(questions).await;
+                drop(slot);
+            });
+        }
+    }
+
+    /// Looks one key up.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn find(&self, ask: Ask) -> Found {
+        let mut found = self.find_all(vec![ask]).await;
+        found.pop().unwrap_or(Ok(None))
+    }
+
+    /// Names under which something has changed: keys, or their names in the store. Counts for the
+    /// next request.
+    pub fn changed<'a>(&self, names: impl IntoIterator<Item = &'a str>) {
+        self.changes.fetch_add(1, Ordering::AcqRel);
+        let mut state = self.state();
+        for name in names {
+            let hash = self.hasher.hash_one(name);
+            for access in state.by_name.remove(&hash).unwrap_or_default() {
+                if let Some(access) = access.upgrade() {
+                    access.set_stale();
+                }
+            }
+        }
+    }
+
+    /// Everything may have changed: policies, or messages were missed.
+    pub fn all_changed(&self) {
+        self.changes.fetch_add(1, Ordering::AcqRel);
+        let mut state = self.state();
+        for access in state.by_token.values() {
+            access.set_stale();
+        }
+        state.by_token.clear();
+        state.by_name.clear();
+    }
+
+    /// Lets go of what has not been read for a while. For a timer.
+    pub fn sweep(&self) {
+        let now = now();
+        let mut state = self.state();
+        state
+            .by_token
+            .retain(|_, access| !access.is_stale() && access.age(now) < KEEP.max(self.fresh));
+        state.by_name.retain(|_, named| {
+            named.retain(|access| access.strong_count() > 0);
+            !named.is_empty()
+        });
+    }
+
+    async fn answer(&self, questions: Vec<Question<Ask, Found>>) {
+        let (asks, replies): (Vec<_>, Vec<_>) = questions
+            .into_iter()
+            .map(|question| (question.payload, question.reply))
+            .unzip();
+        let found = self.find_all(asks).await;
+        for (found, reply) in found.into_iter().zip(replies) {
+            reply.send(found);
+        }
+    }
+
+    /// One question to the store for all that is not at hand.
+    async fn find_all(&self, asks: Vec<Ask>) -> Vec<Found> {
+        let changes = self.changes.load(Ordering::Acquire);
+        let now = now();
+        let mut names = Vec::new();
+        let sought: Vec<_> = asks
+            .into_iter()
+            .map(|ask| {
+                if let Some(access) = self.at_hand(&ask, now) {
+                    return Err(access);
+                }
+                let candidates = match ask.scope.kind {
+                    Kind::Key => self.naming.candidates(&ask.token, &ask.scope.org_id),
+                    Kind::Organisation => vec![Candidate {
+                        key: ask.token.clone(),
+                        name: self.naming.name(&ask.token).into_owned(),
+                    }],
+                };
+                names.extend(candidates.iter().map(|candidate| match ask.scope.kind {
+                    Kind::Key => keys::session(&candidate.name),
+                    Kind::Organisation => keys::organisation(&ask.token),
+                }));
+                Ok((ask, candidates))
+            })
+            .collect();
+        let values = if names.is_empty() {
+            Ok(Vec::new())
+        } else {
+            match self.owner.store() {
+                Ok(store) => store.get_many(names).await,
+                Err(error) => Err(error),
+            }
+        };
+        let mut values = match values {
+            Ok(values) => Ok(values.into_iter()),
+            Err(error) => Err(error),
+        };
+        sought
+            .into_iter()
+            .map(|sought| {
+                let (ask, candidates) = match sought {
+                    Ok(sought) => sought,
+                    Err(access) => return Ok(Some(access)),
+                };
+                let values = match &mut values {
+                    Ok(values) => values,
+                    Err(error) => return Err(error.clone()),
+                };
+                let mut first = None;
+                for candidate in candidates {
+                    let value = values.next().flatten();
+                    if first.is_none()
+                        && let Some(value) = value
+                    {
+                        first = Some((candidate, value));
+                    }
+                }
+                let access = first
+                    .and_then(|(candidate, value)| self.make(&ask.scope, candidate, &value, now));
+                Ok(access.map(|access| self.keep(ask, access, changes)))
+            })
+            .collect()
+    }
+
+    fn at_hand(&self, ask: &Ask, now: Instant) -> Option<Arc<Access>> {
+        let state = self.state();
+        let key = (ask.scope.id(), Box::from(ask.token.as_str()));
+        let access = state.by_token.get(&key)?;
+        (!access.is_stale() && access.age(now) < self.fresh).then(|| Arc::clone(access))
+    }
+
+    /// A session as the API sees it; `None` when it cannot be read or a policy forbids it.
+    fn make(
+        &self,
+        scope: &Scope,
+        candidate: Candidate,
+        value: &[u8],
+        now: Instant,
+    ) -> Option<Access> {
+        let mut session = match Session::from_json_slice(value) {
+            Ok(session) => session,
+            Err(error) => {
+                tracing::warn!(prefix = "auth-mgr", %error, "a stored session cannot be read");
+                return None;
+            }
+        };
+        if scope.kind == Kind::Key {
+            let policies: Arc<Policies> = self.policies.load();
+            if let Err(error) = policy::apply(&mut session, &policies, Some(&scope.org_id)) {
+                tracing::warn!(prefix = "auth-mgr", api_id = %scope.api_id, %error, "policies");
+                return None;
+            }
+        }
+        let allowed_urls = self.allowed_urls(scope, &session);
+        let limits = Limits::of(&session, scope, &candidate.name, &self.cells);
+        let session = Arc::new(session);
+        Some(Access::new(
+            candidate.key,
+            candidate.name,
+            session,
+            scope,
+            allowed_urls,
+            limits,
+            now,
+        ))
+    }
+
+    fn allowed_urls(&self, scope: &Scope, session: &Session) -> Box<[AllowedUrl]> {
+        let Some(right) = session.access_rights.get(&scope.api_id) else {
+            return Box::default();
+        };
+        let mut state = self.state();
+        if state.expressions.len() > EXPRESSIONS_MAX {
+            state.expressions.clear();
+        }
+        right
+            .allowed_urls
+            .iter()
+            .map(|spec| {
+                let url = state
+                    .expressions
+                    .entry(spec.url.clone())
+                    .or_insert_with(|| {
+                        let compiled = url_regex::compile(&spec.url);
+                        if let Err(why) = &compiled {
+                            tracing::warn!(prefix = "auth-mgr", url = %spec.url, %why, "allowed_urls");
+                        }
+                        compiled.ok().map(Arc::new)
+                    })
+                    .clone();
+                AllowedUrl {
+                    url,
+                    methods: spec.methods.iter().cloned().collect(),
+                }
+            })
+            .collect()
+    }
+
+    fn keep(&self, ask: Ask, access: Access, changes: u64) -> Arc<Access> {
+        let access = Arc::new(access);
+        let mut state = self.state();
+        if self.fresh.is_zero() {
+            return access;
+        }
+        if self.changes.load(Ordering::Acquire) != changes {
+            // It may have been read before the change: good for this request and no other.
+            access.set_stale();
+            return access;
+        }
+        let hashed = |text: &str| HashFn::Murmur64.hex(text);
+        for name in [
+            &*access.key_id,
+            &*access.key_name,
+            &*ask.token,
+            &*hashed(&ask.token),
+            &*hashed(&access.key_id),
+        ] {
+            let named = state.by_name.entry(self.hasher.hash_one(name)).or_default();
+            if !named
+                .iter()
+                .any(|known| std::ptr::eq(known.as_ptr(), &raw const *access))
+            {
+                named.push(Arc::downgrade(&access));
+            }
+        }
+        let key = (ask.scope.id(), ask.token.into_boxed_str());
+        state.by_token.insert(key, Arc::clone(&access));
+        access
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[allow(
+    clippy::disallowed_methods,
+    reason = "ages of what is kept, on tokio's side"
+)]
+fn now() -> Instant {
+    Instant::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        apidef::ApiDefinition,
+        limit::Settings,
+        storage::tests::{Stub, paused},
+    };
+
+    const HASHED: KeyNaming = KeyNaming {
+        is_hashed: true,
+        function: Some(HashFn::Murmur64),
+        fallbacks: Vec::new(),
+        is_by_key_only: false,
+    };
+
+    struct Node {
+        stub: Stub,
+        directory: Directory,
+        scope: Arc<Scope>,
+    }
+
+    impl Node {
+        async fn new(naming: KeyNaming, fresh: Duration) -> Self {
+            let stub = Stub::new();
+            let owner = Arc::new(stub.owner());
+            owner.acquire().await.unwrap();
+            let api = ApiDefinition {
+                api_id: "a".to_owned(),
+                org_id: "org".to_owned(),
+                ..ApiDefinition::default()
+            };
+            Self {
+                stub,
+                directory: Directory::new(
+                    naming,
+                    owner,
+                    Arc::default(),
+                    Cells::new(Settings::default()).0,
+                    fresh,
+                ),
+                scope: Arc::new(Scope::of_api(&api)),
+            }
+        }
+
+        async fn find(&self, token: &str) -> Found {
+            let scope = Arc::clone(&self.scope);
+            let token = token.to_owned();
+            self.directory.find(Ask { scope, token }).await
+        }
+
+        #[track_caller]
+        fn alias(found: &Found) -> &str {
+            let access = found.as_ref().unwrap().as_ref().unwrap();
+            &access.session.alias
+        }
+    }
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn a_custom_key_is_found_behind_its_organisation() {
+        paused(async {
+            let node = Node::new(KeyNaming::default(), MINUTE).await;
+            assert!(node.find("mine").await.unwrap().is_none());
+            node.stub.put("apikey-mine", r#"{"alias":"bare"}"#);
+            assert_eq!(Node::alias(&node.find("mine").await), "bare");
+            node.directory.changed(["mine"]);
+            node.stub.put("apikey-orgmine", r#"{"alias":"custom"}"#);
+            let found = node.find("mine").await;
+            assert_eq!(Node::alias(&found), "custom");
+            assert_eq!(found.unwrap().unwrap().key_id, "orgmine");
+        });
+    }
+
+    #[test]
+    fn a_session_is_read_once_and_anew_after_a_change_under_any_of_its_names() {
+        paused(async {
+            let node = Node::new(HASHED, MINUTE).await;
+            let key = HASHED.key("org", "mine").unwrap();
+            let name = HASHED.name(&key).into_owned();
+            let stored = keys::session(&name);
+            let presented_hash = HashFn::Murmur64.hex("mine");
+            for changed in [&key, &name, "mine", &presented_hash] {
+                node.stub.put(&stored, r#"{"alias":"before"}"#);
+                let held = node.find("mine").await;
+                assert_eq!(Node::alias(&held), "before");
+                node.stub.put(&stored, r#"{"alias":"after"}"#);
+                assert_eq!(Node::alias(&node.find("mine").await), "before");
+                node.directory.changed(["other"]);
+                assert!(!held.as_ref().unwrap().as_ref().unwrap().is_stale());
+                node.directory.changed([changed]);
+                assert!(held.unwrap().unwrap().is_stale(), "{changed}");
+                assert_eq!(Node::alias(&node.find("mine").await), "after");
+                node.directory.all_changed();
+            }
+        });
+    }
+
+    #[test]
+    fn without_a_cache_each_request_reads() {
+        paused(async {
+            let node = Node::new(KeyNaming::default(), Duration::ZERO).await;
+            node.stub.put("apikey-orgmine", r#"{"alias":"1"}"#);
+            let first = node.find("mine").await;
+            assert_eq!(Node::alias(&first), "1");
+            node.stub.put("apikey-orgmine", r#"{"alias":"2"}"#);
+            assert_eq!(Node::alias(&node.find("mine").await), "2");
+        });
+    }
+
+    #[test]
+    fn what_cannot_be_read_opens_nothing_and_a_store_that_is_away_is_told() {
+        paused(async {
+            let node = Node::new(KeyNaming::default(), MINUTE).await;
+            node.stub.put("apikey-orgbroken", r#"{"expires":"never"}"#);
+            assert!(node.find("broken").await.unwrap().is_none());
+            node.stub
+                .put("apikey-orgunknown", r#"{"apply_policies":["none"]}"#);
+            assert!(node.find("unknown").await.unwrap().is_none());
+            node.stub.put("apikey-orgmine", "{}");
+            assert!(node.find("mine").await.unwrap().is_some());
+            node.stub.fail("down");
+            assert!(node.find("mine").await.unwrap().is_some(), "at hand");
+            let away = StoreError::Away("down".to_owned());
+            assert_eq!(node.find("other").await.err(), Some(away));
+        });
+    }
+
+    #[test]
+    fn only_named_apis_and_allowed_urls_are_opened() {
+        paused(async {
+            let node = Node::new(KeyNaming::default(), MINUTE).await;
+            let right = |api: &str| {
+                format!(
+                    r#"{{"access_rights":{{"{api}":{{"allowed_urls":[
+                        {{"url":"/ok/(.*)","methods":["GET"]}},{{"url":"(","methods":["GET"]}}]}}}}}}"#
+                )
+            };
+            node.stub.put("apikey-orgmine", &right("a"));
+            node.stub.put("apikey-orgother", &right("b"));
+            let mine = node.find("mine").await.unwrap().unwrap();
+            assert!(mine.is_admitted);
+            assert!(mine.allows(b"GET", b"/a/ok/1"));
+            assert!(!mine.allows(b"POST", b"/a/ok/1"));
+            assert!(!mine.allows(b"GET", b"/a/no"));
+            assert!(!node.find("other").await.unwrap().unwrap().is_admitted);
+        });
+    }
+}
