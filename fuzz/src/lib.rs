@@ -7,3 +7,4 @@ pub mod apidef;
 pub mod config;
 pub mod h1_chunked;
 pub mod h1_request;
+pub mod session;

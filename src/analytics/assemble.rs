@@ -75,8 +75,9 @@ impl Assembler {
         }
     }
 
-    /// Calls `done` with each record of a block, in order.
-    pub fn assemble(&mut self, block: &HitBlock, mut done: impl FnMut(Vec<u8>)) {
+    /// Calls `done` with the time (milliseconds since 1970) and the bytes of each record of a block,
+    /// in order.
+    pub fn assemble(&mut self, block: &HitBlock, mut done: impl FnMut(u64, Vec<u8>)) {
         let mut rest = block.bytes();
         let mut tags = Vec::new();
         let mut ip = String::new();
@@ -86,7 +87,8 @@ impl Assembler {
             };
             tags.clear();
             ip.clear();
-            done(self.record(&told, api, &mut tags, &mut ip));
+            let record = self.record(&told, api, &mut tags, &mut ip);
+            done(told.timestamp_ms, record);
         }
     }
 
@@ -295,7 +297,7 @@ mod tests {
         }
         drop(producer);
         let mut out = Vec::new();
-        assembler.assemble(&consumer.take().unwrap(), |record| out.push(record));
+        assembler.assemble(&consumer.take().unwrap(), |_, record| out.push(record));
         out
     }
 

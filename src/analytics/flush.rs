@@ -41,6 +41,9 @@ const EMBEDDED_RECORDS_MAX: u64 = 10_000;
 /// Between two looks at the rings.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// Shards hand over what is older than two ticks of theirs.
+const GATHER: Duration = Duration::from_millis(400);
+
 /// A batch ends with the block in which it reaches one of these.
 const BATCH_HITS: u64 = 1000;
 const BATCH_BYTES: usize = 1 << 20;
@@ -148,6 +151,9 @@ pub struct Flusher<S> {
     registry: Arc<Registry>,
     under_way: JoinSet<(Batch, Result<PushOutcome, StoreError>)>,
     failed: VecDeque<Batch>,
+    /// Not sent yet, and since when.
+    gathered: Batch,
+    gathered_since: Option<Instant>,
     /// Nothing is tried before.
     pause_until: Option<Instant>,
     /// Hits of the batches in `under_way`.
@@ -175,6 +181,8 @@ impl<S: Sink> Flusher<S> {
             registry,
             under_way: JoinSet::new(),
             failed: VecDeque::new(),
+            gathered: Batch::default(),
+            gathered_since: None,
             pause_until: None,
             hits_under_way: 0,
             batch_count: 0,
@@ -199,7 +207,7 @@ impl<S: Sink> Flusher<S> {
             if !self.rings.iter().all(Consumer::is_done) {
                 continue;
             }
-            if self.under_way.is_empty() && self.failed.is_empty() {
+            if self.under_way.is_empty() && self.failed.is_empty() && self.gathered.hits == 0 {
                 return;
             }
             let now = Instant::now();
@@ -218,7 +226,7 @@ impl<S: Sink> Flusher<S> {
         while self.under_way.len() < BATCHES_MAX {
             let batch = match self.failed.pop_front() {
                 Some(batch) => batch,
-                None => self.collect(),
+                None => self.gather(),
             };
             if batch.hits == 0 {
                 return;
@@ -227,6 +235,27 @@ impl<S: Sink> Flusher<S> {
             // Assembling took a while: others have their turn.
             tokio::task::yield_now().await;
         }
+    }
+
+    /// A batch, once it is large or old enough that every shard has handed over what belongs to the
+    /// same moment.
+    fn gather(&mut self) -> Batch {
+        let more = self.collect();
+        let gathered = &mut self.gathered;
+        gathered.hits += more.hits;
+        gathered.bytes += more.bytes;
+        gathered.blocks.extend(more.blocks);
+        if gathered.hits == 0 {
+            return Batch::default();
+        }
+        let now = Instant::now();
+        let since = *self.gathered_since.get_or_insert(now);
+        let is_large = gathered.hits >= BATCH_HITS || gathered.bytes >= BATCH_BYTES;
+        if is_large || now >= since + GATHER || self.rings.iter().all(Consumer::is_done) {
+            self.gathered_since = None;
+            return std::mem::take(gathered);
+        }
+        Batch::default()
     }
 
     /// What waits in the rings, from each in turn, up to a batch.
@@ -254,8 +283,11 @@ impl<S: Sink> Flusher<S> {
         let mut records = Vec::with_capacity(batch.hits as usize);
         for (_, block) in &batch.blocks {
             self.assembler
-                .assemble(block, |record| records.push(record));
+                .assemble(block, |at_ms, record| records.push((at_ms, record)));
         }
+        // Requests of all shards, as they came.
+        records.sort_by_key(|(at_ms, _)| *at_ms);
+        let records = records.into_iter().map(|(_, record)| record).collect();
         let list = self.lists.name(self.batch_count);
         self.batch_count += 1;
         self.hits_under_way += batch.hits;
@@ -327,7 +359,9 @@ mod tests {
     };
 
     use super::*;
-    use crate::analytics::{Producer, hit::tests::hit, recorder::tests::recorder, ring::ring};
+    use crate::analytics::{
+        Normaliser, Producer, hit::tests::hit, recorder::tests::recorder, ring::ring,
+    };
 
     /// A store in memory that fails or hangs on command.
     #[derive(Clone, Default)]
@@ -442,7 +476,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_recorded_is_written_within_two_looks() {
+    fn what_is_recorded_is_written_within_half_a_second() {
         paused(async {
             let Setup {
                 stub,
@@ -458,7 +492,7 @@ mod tests {
             for _ in 0..2 {
                 producers.iter().for_each(Producer::tick);
             }
-            looks(2).await;
+            looks(6).await;
             assert_eq!(stub.counts(), [(LIST.to_owned(), 5)]);
             assert_eq!(*stub.0.limits.lock().unwrap(), [LISTS.limit]);
             assert_eq!(registry.records.written_count(), 5);
@@ -585,7 +619,7 @@ mod tests {
             for _ in 0..20 {
                 record(&producers[0], 1);
                 (0..2).for_each(|_| producers[0].tick());
-                looks(2).await;
+                looks(6).await;
             }
             drop(producers);
             task.await.unwrap();

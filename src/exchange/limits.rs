@@ -3,7 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    limit::{Answer, Cells, Question, QuotaCell, QuotaTaken, RateCell, Taken, Throttle, Throttled},
+    limit::{
+        ASK_MAX_MS, Answer, Cells, Question, QuotaCell, QuotaTaken, RateCell, Taken, Throttle,
+        Throttled,
+    },
     mailbox::Line,
     net::{
         io,
@@ -63,7 +66,7 @@ impl Limiters {
             cell: Arc::clone(cell),
             at_ms: now_ms,
         };
-        match self.ask(question, cell.ask_deadline_ms(), clock).await {
+        match self.ask(question, clock).await {
             Some(Answer::Quota(taken)) => taken,
             _ => cell.fallback(process_ms()),
         }
@@ -75,18 +78,15 @@ impl Limiters {
             cell: Arc::clone(cell),
             at_ms,
         };
-        match self.ask(question, cell.ask_deadline_ms(), clock).await {
+        match self.ask(question, clock).await {
             Some(Answer::Rate(taken)) => taken,
             _ => cell.fallback(process_ms()),
         }
     }
 
-    async fn ask(&self, question: Question, deadline_ms: u64, clock: &Clock) -> Option<Answer> {
-        // The line's own deadline moves in ticks and only sees to it that nothing is left over.
-        let at_most_ms = clock.now_ms() + deadline_ms + 2 * TICK_MS;
-        let answer = self.line.ask(question, at_most_ms);
-        io::within(Duration::from_millis(deadline_ms), answer)
-            .await?
-            .ok()
+    /// The reconciler keeps the time: it answers within its deadline, also when the store does not.
+    async fn ask(&self, question: Question, clock: &Clock) -> Option<Answer> {
+        let at_most_ms = clock.now_ms() + ASK_MAX_MS + TICK_MS;
+        self.line.ask(question, at_most_ms).await.ok()
     }
 }

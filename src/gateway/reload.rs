@@ -238,6 +238,16 @@ impl ReloadReport {
         }
     }
 
+    /// The report with further refusals, of other files than definitions.
+    #[must_use]
+    pub fn with(mut self, refused: Vec<Refused>) -> Self {
+        if !refused.is_empty() && self.status == Status::Ok {
+            self.status = Status::Partial;
+        }
+        self.refused.extend(refused);
+        self
+    }
+
     /// A reload that changed nothing, and why.
     #[must_use]
     pub fn failed(refused: Vec<Refused>) -> Self {

@@ -38,7 +38,7 @@ use crate::config::Config;
 pub use cells::{Cells, QuotaLimit, RateLimit};
 pub use fleet::Fleet;
 pub use names::api_limiter_id;
-pub use outlook::Outlook;
+pub use outlook::{ASK_MAX_MS, Outlook};
 pub use quota::{QuotaCell, QuotaTaken};
 pub use rate::RateCell;
 pub use reconciler::{Answer, Question, Reconciler, StoreSource, Work, release};

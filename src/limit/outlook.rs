@@ -25,11 +25,15 @@ const NODES: u32 = AWAY - 1;
 /// After so many questions in a row without an answer nobody asks until a probe succeeds.
 const MISSED_MAX: u32 = 3;
 
-/// How long a request waits for a limiter's answer, unless a mode of Tyk's is selected.
-pub(super) const DEADLINE_MS: u64 = 5;
+/// How long the store may take to answer for a limiter, unless a mode of Tyk's is selected.
+const DEADLINE_MS: u64 = 5;
 
 /// How long it waits where the configuration wants Tyk's decision and not a share.
 pub(super) const DEADLINE_TYK_MS: u64 = 100;
+
+/// How long a request waits for the reconciler, which answers earlier by itself unless the machine
+/// has no time for it.
+pub const ASK_MAX_MS: u64 = 200;
 
 /// How things look to a cell at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,7 +121,7 @@ impl Outlook {
     }
 
     /// Slower answers than this reach nobody.
-    fn deadline_ms(&self) -> u64 {
+    pub(super) fn deadline_ms(&self) -> u64 {
         match (self.settings.is_shared, self.settings.algorithm) {
             (true, Algorithm::Default) => DEADLINE_MS,
             _ => DEADLINE_TYK_MS,

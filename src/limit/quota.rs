@@ -16,12 +16,7 @@ use std::{
 
 use crate::{
     limit::{
-        QuotaLimit, Taken, Work,
-        lease::Lease,
-        outlook::{DEADLINE_MS, DEADLINE_TYK_MS, Outlook},
-        pace::Pace,
-        rate::eval,
-        scripts,
+        QuotaLimit, Taken, Work, lease::Lease, outlook::Outlook, pace::Pace, rate::eval, scripts,
     },
     storage::{Add, Counter, Eval, ScriptReply, Ttl},
 };
@@ -187,7 +182,6 @@ impl QuotaCell {
     /// Decides for a request that asked and had no answer in time: this node's share of what was
     /// left when the store last answered.
     pub fn fallback(&self, now_ms: u64) -> QuotaTaken {
-        self.outlook.miss();
         self.take_share(now_ms)
     }
 
@@ -197,15 +191,13 @@ impl QuotaCell {
             && self.renewal_s == limit.renewal_s.clamp(0, RENEWAL_S_MAX)
     }
 
-    /// How long a request that was told to ask may wait.
-    #[must_use]
-    pub fn ask_deadline_ms(&self) -> u64 {
-        // A commit of the embedded store takes milliseconds, and nobody else can count.
-        if self.outlook.settings.is_shared {
-            DEADLINE_MS
-        } else {
-            DEADLINE_TYK_MS
-        }
+    /// Keeps units that the counter has counted for requests which did not wait for them: they have
+    /// their own from the local share, which is told later.
+    pub(super) fn keep(&self, units: u64) {
+        let units = units as i64;
+        self.stocked.fetch_add(units, Relaxed);
+        self.lease
+            .grant(units, self.lease.ends_at_ms(), self.lease.low());
     }
 
     /// The counter's key.

@@ -11,7 +11,7 @@ use crate::{
         lease::{Drawn, Lease},
         memory_log::{MemoryLog, Written},
         names,
-        outlook::{DEADLINE_MS, DEADLINE_TYK_MS, Outlook, View},
+        outlook::{DEADLINE_TYK_MS, Outlook, View},
         pace::Pace,
         scripts,
         smoothing::Allowance,
@@ -200,17 +200,7 @@ impl RateCell {
     /// Decides for a request that asked and had no answer in time: the local share, or what the
     /// selected mode of Tyk's does when Redis fails.
     pub fn fallback(&self, now_ms: u64) -> Taken {
-        self.outlook.miss();
         self.without_store(now_ms)
-    }
-
-    /// How long a request that was told to ask may wait.
-    #[must_use]
-    pub fn ask_deadline_ms(&self) -> u64 {
-        match self.way {
-            Way::Default => DEADLINE_MS,
-            _ => DEADLINE_TYK_MS,
-        }
     }
 
     /// An event of smoothing that nobody has taken yet.

@@ -4,7 +4,7 @@
 //! of its script. Several questions are under way at once, so that one slow answer holds up nobody
 //! else; the embedded store gets one at a time, which is one commit, and keeps their order.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, pin::pin, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{Semaphore, mpsc},
@@ -230,6 +230,15 @@ struct Waiting<C, A> {
     replies: Vec<Reply<A>>,
 }
 
+impl<C, A> Waiting<C, A> {
+    /// Everybody who waits decides alone.
+    fn answer_unknown(&mut self, write: fn(Answer) -> A) {
+        for reply in self.replies.drain(..) {
+            reply.send(write(Answer::Unknown));
+        }
+    }
+}
+
 impl<A> Default for Batch<A> {
     fn default() -> Self {
         Self {
@@ -314,7 +323,26 @@ impl<A> Batch<A> {
             evals.push(waiting.cell.eval(&plan));
             quotas.push((waiting, plan, evals.len() - 1));
         }
-        let replies = ask(scripts, outlook, evals).await;
+        let deadline = Duration::from_millis(outlook.deadline_ms());
+        let mut asking = pin!(ask(scripts, outlook, evals));
+        // Counted from here and not from the request: a machine that is busy is no store that is
+        // away.
+        let in_time = timeout(deadline, &mut asking).await;
+        let is_late = in_time.is_err();
+        let replies = match in_time {
+            Ok(replies) => replies,
+            Err(_) => {
+                outlook.miss();
+                // Nobody waits any longer; what the store has counted for them is kept for others.
+                for (waiting, ..) in &mut rates {
+                    waiting.answer_unknown(write);
+                }
+                for (waiting, ..) in &mut quotas {
+                    waiting.answer_unknown(write);
+                }
+                asking.await
+            }
+        };
         let mut marks = Vec::new();
         for (waiting, plan, range) in rates {
             let replies = replies.get(range).unwrap_or_default();
@@ -322,7 +350,7 @@ impl<A> Batch<A> {
         }
         for (waiting, plan, at) in quotas {
             let reply = replies.get(at).and_then(|reply| reply.as_ref().ok());
-            settle_quota(waiting, &plan, reply, outlook, write);
+            settle_quota(waiting, &plan, reply, is_late, outlook, write);
         }
         if !marks.is_empty() {
             let evals = marks
@@ -494,11 +522,15 @@ fn settle_quota<A>(
     waiting: Waiting<QuotaCell, A>,
     plan: &QuotaPlan,
     reply: Option<&ScriptReply>,
+    is_late: bool,
     outlook: &Outlook,
     write: fn(Answer) -> A,
 ) {
     match reply.and_then(|reply| waiting.cell.settle(plan, reply)) {
         Some(settled) => {
+            if is_late {
+                waiting.cell.keep(settled.admitted);
+            }
             for (number, reply) in waiting.replies.into_iter().enumerate() {
                 reply.send(write(Answer::Quota(settled.answer(number as u64))));
             }

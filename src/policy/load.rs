@@ -156,7 +156,7 @@ impl Load {
 
     fn insert(&mut self, id: String, policy: Policy, file: &Arc<Path>) {
         let entry = Entry {
-            policy: Arc::new(policy.sorted()),
+            policy: Arc::new(policy.canonical()),
             file: Arc::clone(file),
         };
         if let Some(earlier) = self.policies.by_id.get(&id) {

@@ -25,7 +25,7 @@ pub use load::{Load, Source, load};
 use crate::{
     apidef::{
         List, Map,
-        json::{Document, JsonError, to_go_string, to_go_string_pretty},
+        json::{Document, JsonError, canonical, to_go_string, to_go_string_pretty},
     },
     session::{AccessDefinition, ApiLimit, RateLimitSmoothing, Session},
 };
@@ -104,14 +104,11 @@ impl Policy {
     pub fn from_json_slice(bytes: &[u8]) -> Result<Self, JsonError> {
         Document::parse_within(bytes, POLICY_BYTES_MAX)?
             .decode()
-            .map(Self::sorted)
+            .map(Self::canonical)
     }
 
-    /// Go prints maps sorted, also those inside of free data.
-    fn sorted(mut self) -> Self {
-        self.meta_data
-            .values_mut()
-            .for_each(Value::sort_all_objects);
+    fn canonical(mut self) -> Self {
+        self.meta_data.values_mut().for_each(canonical);
         self
     }
 

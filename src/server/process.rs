@@ -22,7 +22,7 @@ use crate::{
         compile::Compiler,
         live::Live,
         loader::Loader,
-        reload::{Bell, Readiness, ReloadReport, Ringer},
+        reload::{Bell, Readiness, Refused, ReloadReport, Ringer},
         snapshot::{ErrorResponses, PortKey},
     },
     limit::{self, Cells, Reconciler},
@@ -493,7 +493,8 @@ impl Running {
     }
 
     /// Reads the policies and puts them in force; sessions are worked out anew from them.
-    async fn load_policies(&self) {
+    /// Tells what could not be read.
+    async fn load_policies(&self) -> Vec<Refused> {
         let (source, policies) = (self.policy_source.clone(), Arc::clone(&self.policies));
         let may_clear = self.config.penstock.compat_is_strict();
         let load = tokio::task::spawn_blocking(move || {
@@ -510,19 +511,22 @@ impl Running {
                 "policies loaded"
             );
             policies.publish(load.policies);
+            load.refused.into_iter().map(Refused::from).collect()
         });
-        if let Err(error) = load.await {
+        let refused = load.await.unwrap_or_else(|error| {
             tracing::error!(prefix = "policy", %error, "loading policies broke off");
-        }
+            Vec::new()
+        });
         self.directory.all_changed();
+        refused
     }
 
     async fn reload(&self) -> ReloadReport {
-        self.load_policies().await;
+        let refused = self.load_policies().await;
         let live = Arc::clone(&self.live);
         let done = tokio::task::spawn_blocking(move || live.reload()).await;
         let report = match done {
-            Ok(report) => report,
+            Ok(report) => report.with(refused),
             Err(error) => {
                 tracing::error!(prefix = "main", %error, "a reload broke off; nothing changed");
                 return ReloadReport::failed(Vec::new());

@@ -26,7 +26,7 @@ pub use pattern::value_text;
 
 use crate::apidef::{
     List, Map,
-    json::{Document, JsonError, to_go_string},
+    json::{Document, JsonError, canonical, to_go_string},
 };
 
 /// Largest session that is read.
@@ -139,11 +139,7 @@ impl Session {
     /// is quoted.
     pub fn from_json_slice(bytes: &[u8]) -> Result<Self, JsonError> {
         let mut session: Self = Document::parse_within(bytes, SESSION_BYTES_MAX)?.decode()?;
-        // Go prints maps sorted, also those inside of free data.
-        session
-            .meta_data
-            .values_mut()
-            .for_each(Value::sort_all_objects);
+        session.meta_data.values_mut().for_each(canonical);
         Ok(session)
     }
 

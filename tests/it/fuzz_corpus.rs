@@ -9,6 +9,8 @@ mod config;
 mod h1_chunked;
 #[path = "../../fuzz/src/h1_request.rs"]
 mod h1_request;
+#[path = "../../fuzz/src/session.rs"]
+mod session;
 
 use std::{fs, panic, path::Path};
 
@@ -32,6 +34,11 @@ fn the_corpus_of_definitions_holds() {
 #[test]
 fn the_corpus_of_configurations_holds() {
     replay("config", config::check);
+}
+
+#[test]
+fn the_corpus_of_sessions_and_policies_holds() {
+    replay("session", session::check);
 }
 
 /// Runs `check` on every file of a target's corpus, and on each of its prefixes.

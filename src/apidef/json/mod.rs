@@ -17,7 +17,7 @@ use std::fmt;
 
 pub use decode::Member;
 pub use parse::Document;
-pub use print::{go_number, to_go_string, to_go_string_pretty};
+pub use print::{canonical, go_number, to_go_string, to_go_string_pretty};
 pub use schema::{SchemaError, Schemas};
 
 use super::fault::push_token;

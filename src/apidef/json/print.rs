@@ -9,7 +9,10 @@
 use std::io;
 
 use serde::Serialize;
-use serde_json::ser::{CharEscape, CompactFormatter, Formatter, PrettyFormatter, Serializer};
+use serde_json::{
+    Number, Value,
+    ser::{CharEscape, CompactFormatter, Formatter, PrettyFormatter, Serializer},
+};
 
 /// One line, as `json.Marshal` writes it.
 ///
@@ -50,6 +53,36 @@ pub fn go_number(value: f64) -> String {
         Some((digits, exponent)) if !exponent.starts_with('-') => format!("{digits}e+{exponent}"),
         _ => text,
     }
+}
+
+/// Brings free data into the form in which it is printed and read again: maps sorted, as Go prints
+/// them, and whole numbers without a fraction.
+pub fn canonical(value: &mut Value) {
+    match value {
+        Value::Number(number) => {
+            if let Some(whole) = number.as_f64().filter(|_| number.is_f64()).and_then(whole) {
+                *number = whole;
+            }
+        }
+        Value::Array(values) => values.iter_mut().for_each(canonical),
+        Value::Object(map) => {
+            map.sort_keys();
+            map.values_mut().for_each(canonical);
+        }
+        Value::Null | Value::Bool(_) | Value::String(_) => {}
+    }
+}
+
+/// A float as the integer that its digits give. Not -0, which no integer is.
+fn whole(float: f64) -> Option<Number> {
+    if float.fract() != 0.0 || float == 0.0 && float.is_sign_negative() {
+        return None;
+    }
+    let digits = go_number(float);
+    let signed = digits.parse::<i64>().map(Number::from);
+    signed
+        .or_else(|_| digits.parse::<u64>().map(Number::from))
+        .ok()
 }
 
 /// Go's way over the layout of `F`.
@@ -171,6 +204,16 @@ mod tests {
         ] {
             check(json!(value), expected);
         }
+    }
+
+    #[test]
+    fn free_data_is_sorted_and_its_whole_numbers_are_integers() {
+        let mut value =
+            json!({"b": [1.0, -0.0, 1e16, 1.5e19, 1e20, 0.5], "a": {"d": 1, "c": -3.0}});
+        canonical(&mut value);
+        let expected = r#"{"a":{"c":-3,"d":1},"b":[1,-0,10000000000000000,15000000000000000000,100000000000000000000,0.5]}"#;
+        assert_eq!(to_go_string(&value), expected);
+        assert!(value["b"][0].is_i64() && value["b"][3].is_u64() && value["b"][4].is_f64());
     }
 
     #[test]

@@ -79,7 +79,7 @@ impl Node {
                 cell: Arc::clone(cell),
                 at_ms,
             };
-            taken = match self.ask(question, cell.ask_deadline_ms()).await {
+            taken = match self.ask(question, crate::limit::ASK_MAX_MS).await {
                 Some(Answer::Rate(taken)) => taken,
                 _ => cell.fallback(at_ms),
             };
@@ -98,7 +98,7 @@ impl Node {
             };
             // A commit may take its time on a loaded machine.
             let patience_ms = if self.cells.outlook().settings.is_shared {
-                cell.ask_deadline_ms()
+                crate::limit::ASK_MAX_MS
             } else {
                 60_000
             };
