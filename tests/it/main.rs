@@ -27,6 +27,7 @@ mod readme;
 mod reload;
 mod storage;
 mod storage_crash;
+mod storage_faults;
 mod streams;
 mod tidy;
 mod upgrade;

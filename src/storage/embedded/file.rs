@@ -127,6 +127,10 @@ pub(super) fn make_folder(dir: &Path) -> Result<(), StoreError> {
 /// [`StoreError::Unusable`] naming file and remedy.
 pub(super) fn open(path: &Path) -> Result<Database, StoreError> {
     let suspect = beside(path, "suspect");
+    // Left by a process that ended while it made a copy.
+    for left in files_beside(path, "copy-new-") {
+        let _ = fs::remove_file(left);
+    }
     let bytes = fs::metadata(path).map(|file| file.len()).ok();
     let is_small = bytes.is_some_and(|bytes| bytes <= CHECKED_BYTES);
     let is_suspect = suspect.exists();

@@ -16,7 +16,6 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
-    thread::JoinHandle,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -43,6 +42,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(10);
 pub(super) struct Shared {
     pub(super) path: PathBuf,
     held: Mutex<Held>,
+    /// Held while a copy is read from the file.
+    copying: Mutex<()>,
     /// Commits that changed something worth a copy.
     pub(super) changes: AtomicU64,
     /// Long work should end: the file is being closed.
@@ -70,6 +71,7 @@ impl Shared {
                 database,
                 ..Held::default()
             }),
+            copying: Mutex::new(()),
             changes: AtomicU64::new(0),
             is_leaving: AtomicBool::new(false),
             is_closing: AtomicBool::new(false),
@@ -163,7 +165,14 @@ impl Shared {
         self.is_leaving.store(true, Relaxed);
     }
 
+    /// For as long as the file is read for a copy: it is not closed meanwhile.
+    pub(super) fn copying(&self) -> MutexGuard<'_, ()> {
+        self.copying.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Closes the file. Who makes a copy stops soon.
     fn let_go(&self) {
+        let _copied = self.copying();
         let database = self.held().database.take();
         let _ = catch_unwind(AssertUnwindSafe(|| drop(database)));
     }
@@ -217,10 +226,9 @@ pub(super) fn run(shared: &Shared, mut asks: mpsc::Receiver<Ask>) -> Option<Ask>
 
 /// As [`run`]; closes the file before it answers to a close, since whoever asked may open it at
 /// once. The reader has ended before.
-pub(super) fn run_writer(shared: &Shared, asks: mpsc::Receiver<Ask>, copier: JoinHandle<()>) {
+pub(super) fn run_writer(shared: &Shared, asks: mpsc::Receiver<Ask>) {
     let closing = run(shared, asks);
     shared.close();
-    let _ = copier.join();
     shared.let_go();
     if let Some(closing) = closing {
         let _ = closing.answer.send(Ok(Found::Done));

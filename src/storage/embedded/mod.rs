@@ -99,16 +99,14 @@ impl Embedded {
         let (writes, write_asks) = mpsc::channel(QUEUE_MAX);
         let (copies, copy_requests) = std::sync::mpsc::channel();
         let own = Arc::clone(&shared);
-        let copier = spawn("store-copy", move || snapshot::run(&own, &copy_requests))?;
+        spawn("store-copy", move || snapshot::run(&own, &copy_requests))?;
         let own = Arc::clone(&shared);
         spawn("store-read", move || {
             if let Some(closing) = keeper::run(&own, read_asks) {
                 let _ = closing.answer.send(Ok(Found::Done));
             }
         })?;
-        spawn("store", move || {
-            keeper::run_writer(&shared, write_asks, copier);
-        })?;
+        spawn("store", move || keeper::run_writer(&shared, write_asks))?;
         Ok(Self {
             reads,
             writes,
@@ -295,13 +293,11 @@ async fn send(asks: &mpsc::Sender<Ask>, work: Work) -> Result<Found, StoreError>
     receiver.await.map_err(|_| StoreError::Closed)?
 }
 
-fn spawn(
-    name: &str,
-    run: impl FnOnce() + Send + 'static,
-) -> Result<std::thread::JoinHandle<()>, StoreError> {
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), StoreError> {
     std::thread::Builder::new()
         .name(name.to_owned())
         .spawn(run)
+        .map(drop)
         .map_err(|error| StoreError::Unusable(format!("no thread for the store: {error}")))
 }
 

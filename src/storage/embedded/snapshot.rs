@@ -64,7 +64,7 @@ pub(super) fn run(shared: &Arc<Shared>, requests: &Receiver<Request>) {
                 copied_changes = changes;
                 tracing::debug!(prefix = "storage", ?content, "copied the store");
             }
-            Err(_) if shared.is_closing() => {}
+            Err(_) if shared.is_leaving() => {}
             Err(why) => {
                 tracing::error!(prefix = "storage", "no copy of the store: {why}");
             }
@@ -78,10 +78,13 @@ pub(super) fn run(shared: &Arc<Shared>, requests: &Receiver<Request>) {
 }
 
 fn make(shared: &Shared) -> Result<tables::Content, String> {
-    let new = file::beside(&shared.path, "copy-new");
-    let database = shared.database()?;
-    let made = file::guarded(|| write(shared, &database, &new));
-    drop(database);
+    // Another process may be at it, at the end of a hand-over.
+    let new = file::beside(&shared.path, &format!("copy-new-{}", std::process::id()));
+    let made = file::guarded(|| {
+        remove(&new)?;
+        let copied = copy(shared, &new);
+        copied.and_then(|content| settle(shared, &new, content))
+    });
     made.map_err(|fault| {
         let _ = fs::remove_file(&new);
         match &fault {
@@ -95,28 +98,44 @@ fn make(shared: &Shared) -> Result<tables::Content, String> {
     })
 }
 
-fn write(shared: &Shared, database: &Database, new: &Path) -> Result<tables::Content, Fault> {
-    match fs::remove_file(new) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
-        _ => {}
+fn remove(file: &Path) -> Result<(), Fault> {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
+        _ => Ok(()),
     }
-    let go_on = || match shared.is_leaving() {
-        // Not `Corrupted`, and nothing the library would say here.
-        true => Err(StorageError::DatabaseClosed),
-        false => Ok(()),
-    };
-    let reading = database.begin_read().map_err(redb::Error::from)?;
+}
+
+/// Writes the new file. The store is not touched any more when this returns.
+fn copy(shared: &Shared, new: &Path) -> Result<tables::Content, Fault> {
     let copy = Database::builder()
         .set_cache_size(CACHE_BYTES)
         .create(new)?;
-    let content = tables::copy(&reading, &copy, &go_on)?;
-    drop((reading, copy));
+    let content = {
+        let _copying = shared.copying();
+        let database = shared.database().map_err(Fault::Failed)?;
+        let reading = database.begin_read().map_err(redb::Error::from)?;
+        tables::copy(&reading, &copy, &|| match shared.is_leaving() {
+            // Not `Corrupted`, and nothing the library would say here.
+            true => Err(StorageError::DatabaseClosed),
+            false => Ok(()),
+        })?
+    };
+    tables::seal(&copy)?;
+    Ok(content)
+}
+
+/// Looks at the new file as it is on the disk and gives it its name.
+fn settle(shared: &Shared, new: &Path, content: tables::Content) -> Result<tables::Content, Fault> {
     let copy = file::open_as_is(new, true)?;
     if tables::walk(&copy)? != content {
         return Err(Fault::Damaged("a copy is not like the original".to_owned()));
     }
     drop(copy);
     fs::File::open(new)?.sync_all()?;
+    if shared.is_closing() {
+        // The names are the next owner's.
+        return Err(Fault::Failed("the store is being closed".to_owned()));
+    }
     let (first, second) = (
         file::beside(&shared.path, "copy-1"),
         file::beside(&shared.path, "copy-2"),

@@ -72,7 +72,7 @@ pub struct Content {
 const COPY_ROWS: usize = 1024;
 
 /// Copies everything into an empty file, asking `go_on` now and then. Every value is checked on the
-/// way. It is durable when this returns.
+/// way. [`seal`] makes it durable.
 ///
 /// # Errors
 /// Also what `go_on` says.
@@ -89,10 +89,14 @@ pub(super) fn copy(
         records: copy_table(from, to, RECORDS, go_on, |_, _| Ok(()))?,
     };
     copy_table(from, to, EXPIRIES, go_on, |_, ()| Ok(()))?;
-    let mut transaction = to.begin_write()?;
-    transaction.set_quick_repair(true);
-    transaction.commit()?;
     Ok(content)
+}
+
+/// Makes everything durable that was written before.
+pub(super) fn seal(database: &Database) -> Result<(), redb::Error> {
+    let mut transaction = database.begin_write()?;
+    transaction.set_quick_repair(true);
+    Ok(transaction.commit()?)
 }
 
 fn copy_table<K: redb::Key + 'static, V: redb::Value + 'static>(
