@@ -36,7 +36,7 @@ use crate::{
     mailbox::{Desk, Question},
     policy::{self, Policies},
     session::Session,
-    storage::{Owner, StoreError, keys},
+    storage::{Owner, REQUEST_PATIENCE, StoreError, keys},
 };
 
 /// What a shard asks.
@@ -215,7 +215,7 @@ impl Directory {
         let values = if names.is_empty() {
             Ok(Vec::new())
         } else {
-            match self.owner.store() {
+            match self.owner.store_within(REQUEST_PATIENCE) {
                 Ok(store) => store.get_many(names).await,
                 Err(error) => Err(error),
             }

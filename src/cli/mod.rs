@@ -8,6 +8,7 @@ mod completions;
 mod man;
 mod quickstart;
 mod start;
+mod store;
 mod version;
 
 use std::{
@@ -47,6 +48,8 @@ enum Command {
     Start(start::StartArguments),
     /// Starts a gateway with nothing but itself: a random secret, one API, a small origin
     Quickstart,
+    /// Looks at the embedded store of a gateway that is not running
+    Store(store::StoreArguments),
     /// Shows the version of this build
     Version(version::VersionArguments),
     /// Prints a completion script for a shell
@@ -83,6 +86,7 @@ fn run_with(arguments: Vec<OsString>, vars: &Vars) -> ExitCode {
         None => start::run(name, &arguments.start, vars),
         Some(Command::Start(start)) => start::run(name, &start, vars),
         Some(Command::Quickstart) => quickstart::run(name, vars),
+        Some(Command::Store(store)) => store::run(name, &store, vars),
         Some(Command::Version(version)) => version::run(&version),
         Some(Command::Completions(completions)) => completions::run(name, &completions),
         Some(Command::Man) => man::run(name),

@@ -113,7 +113,7 @@ pub(super) fn report(loaded: &Loaded) -> Result<(), String> {
 
 // Tyk differs: where no file is, Tyk writes one with a secret that everybody knows, even a second
 // one in the current folder when --conf names another; nothing is ever created here.
-fn find_and_load(conf: Option<&Path>, vars: &Vars) -> Result<Loaded, LoadError> {
+pub(super) fn find_and_load(conf: Option<&Path>, vars: &Vars) -> Result<Loaded, LoadError> {
     if let Some(conf) = conf {
         return Config::load(conf, vars);
     }

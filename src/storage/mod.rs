@@ -2,11 +2,11 @@
 //!
 //! A [`Store`] is Redis, shared with Tyk gateways under Tyk's key names, or the embedded store of
 //! one process. [`Owner`] holds it for this process and hands it over in an upgrade; [`Liveness`]
-//! asks it for signs of life. All of it runs on tokio's side; shards reach it through the mailbox.
+//! asks it for signs of life, [`Pulse`] knows whether it answers at all. All of it runs on tokio's side; shards reach it through the mailbox.
 //!
 //! Tyk: `storage/redis_cluster.go`, `storage/connection_handler.go`.
 
-mod embedded;
+pub mod embedded;
 pub mod keys;
 mod liveness;
 pub mod notification;
@@ -35,6 +35,9 @@ pub use pulse::Pulse;
 pub use redis::Redis;
 pub use script::{Eval, Script, ScriptReply, Scripts};
 pub use subscription::{Event, Subscription};
+
+/// How long a request waits for the store.
+pub const REQUEST_PATIENCE: Duration = Duration::from_millis(100);
 
 /// What a store answers, later.
 pub type Waiting<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;

@@ -26,6 +26,8 @@ mod proxying;
 mod readme;
 mod reload;
 mod storage;
+mod storage_crash;
+mod storage_faults;
 mod streams;
 mod tidy;
 mod upgrade;

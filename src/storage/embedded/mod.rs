@@ -1,15 +1,25 @@
-//! The store inside the process: one file, `penstock.redb`, and one thread that owns it.
+//! The store inside the process: one file, `penstock.redb`, and threads that own it.
 //!
-//! The thread takes what has been asked, does it in one transaction and answers when that is
-//! durable, so writes of one moment share one commit. Whatever fails inside, a panic included,
-//! costs the questions of one batch: they get [`StoreError::Away`], and the next batch opens the
-//! file anew.
+//! The writing thread takes what has been asked, does it in one transaction and answers when that is
+//! durable, so writes of one moment share one commit. Copies of the file are made beside it, and
+//! take its place when it turns out to be damaged.
+
+#![allow(
+    clippy::disallowed_types,
+    reason = "held for a few instructions on the control side and never over an await"
+)]
 
 mod file;
 mod keeper;
+mod repair;
+mod snapshot;
 mod tables;
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -18,7 +28,9 @@ use crate::storage::{
     WriteOp, keys,
 };
 
-use keeper::Keeper;
+use keeper::Shared;
+pub use repair::{Inspection, Repaired, check, repair};
+pub use tables::Content;
 
 /// The file's name inside `penstock.store_path`.
 pub(crate) const FILE_NAME: &str = "penstock.redb";
@@ -28,7 +40,10 @@ const QUEUE_MAX: usize = 4096;
 
 /// An open store. Dropped without [`Store::close`], the file is let go soon after.
 pub struct Embedded {
-    asks: mpsc::Sender<Ask>,
+    reads: mpsc::Sender<Ask>,
+    writes: mpsc::Sender<Ask>,
+    /// `None` once closed.
+    copies: Mutex<Option<std::sync::mpsc::Sender<snapshot::Request>>>,
 }
 
 struct Ask {
@@ -79,28 +94,54 @@ impl Embedded {
     /// cannot be written, the file is damaged.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
         file::make_folder(dir)?;
-        let mut keeper = Keeper::open(dir.join(FILE_NAME))?;
-        let (asks, receiver) = mpsc::channel(QUEUE_MAX);
-        std::thread::Builder::new()
-            .name("store".to_owned())
-            .spawn(move || keeper.run(receiver))
-            .map_err(|error| StoreError::Unusable(format!("no thread for the store: {error}")))?;
-        Ok(Self { asks })
+        let shared = Shared::open(dir.join(FILE_NAME))?;
+        let (reads, read_asks) = mpsc::channel(QUEUE_MAX);
+        let (writes, write_asks) = mpsc::channel(QUEUE_MAX);
+        let (copies, copy_requests) = std::sync::mpsc::channel();
+        let own = Arc::clone(&shared);
+        spawn("store-copy", move || snapshot::run(&own, &copy_requests))?;
+        let own = Arc::clone(&shared);
+        spawn("store-read", move || {
+            if let Some(closing) = keeper::run(&own, read_asks) {
+                let _ = closing.answer.send(Ok(Found::Done));
+            }
+        })?;
+        spawn("store", move || keeper::run_writer(&shared, write_asks))?;
+        Ok(Self {
+            reads,
+            writes,
+            copies: Mutex::new(Some(copies)),
+        })
     }
 
-    /// Asks the thread; `read` takes the kind of answer that this work has.
+    /// Makes a copy of the store now, which takes its place should it turn out to be damaged.
+    pub fn copy(&self) -> Waiting<'_, ()> {
+        let (answer, receiver) = oneshot::channel();
+        let copies = self.copies.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_asked = copies
+            .as_ref()
+            .is_some_and(|copies| copies.send(answer).is_ok());
+        drop(copies);
+        Box::pin(async move {
+            match is_asked {
+                true => receiver.await.map_err(|_| StoreError::Closed)?,
+                false => Err(StoreError::Closed),
+            }
+        })
+    }
+
+    /// Asks the threads; `read` takes the kind of answer that this work has.
     fn ask<'a, T: Default + 'a>(
         &'a self,
         work: Work,
         read: fn(Found) -> Option<T>,
     ) -> Waiting<'a, T> {
+        let asks = match tables::is_write(&work) {
+            true => &self.writes,
+            false => &self.reads,
+        };
         Box::pin(async move {
-            let (answer, receiver) = oneshot::channel();
-            self.asks
-                .send(Ask { work, answer })
-                .await
-                .map_err(|_| StoreError::Closed)?;
-            match receiver.await.map_err(|_| StoreError::Closed)?? {
+            match send(asks, work).await? {
                 Found::Refused(why) => Err(StoreError::Away(format!("embedded store: {why}"))),
                 found => Ok(read(found).unwrap_or_default()),
             }
@@ -228,15 +269,36 @@ impl Store for Embedded {
     }
 
     fn close(&self) -> Waiting<'_, ()> {
-        let closing = self.done(Work::Close);
+        let mut copies = self.copies.lock().unwrap_or_else(PoisonError::into_inner);
+        *copies = None;
+        drop(copies);
         Box::pin(async move {
-            match closing.await {
-                // Closed before: that is what was asked for.
-                Ok(()) | Err(StoreError::Closed) => Ok(()),
-                Err(error) => Err(error),
+            for asks in [&self.reads, &self.writes] {
+                match send(asks, Work::Close).await {
+                    // Closed before: that is what was asked for.
+                    Ok(_) | Err(StoreError::Closed) => {}
+                    Err(error) => return Err(error),
+                }
             }
+            Ok(())
         })
     }
+}
+
+async fn send(asks: &mpsc::Sender<Ask>, work: Work) -> Result<Found, StoreError> {
+    let (answer, receiver) = oneshot::channel();
+    asks.send(Ask { work, answer })
+        .await
+        .map_err(|_| StoreError::Closed)?;
+    receiver.await.map_err(|_| StoreError::Closed)?
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), StoreError> {
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(run)
+        .map(drop)
+        .map_err(|error| StoreError::Unusable(format!("no thread for the store: {error}")))
 }
 
 #[cfg(test)]

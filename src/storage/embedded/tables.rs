@@ -1,19 +1,25 @@
 //! The tables in the embedded store's file, and a batch of work on them in one transaction.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+    time::Duration,
+};
 
 use redb::{
-    Database, ReadableDatabase as _, ReadableTable, StorageError, Table, TableDefinition,
-    TableError, WriteTransaction,
+    Database, Durability, ReadOnlyTable, ReadTransaction, ReadableDatabase as _, ReadableTable,
+    ReadableTableMetadata as _, StorageError, Table, TableDefinition, TableError, WriteTransaction,
 };
 
 use crate::storage::{
     Add, Counter, ListLimit, PushOutcome, Ttl, WriteOp,
     embedded::{Found, Work},
+    keys,
 };
 
-/// Key to: eight bytes of expiry in milliseconds since 1970, little-endian, 0 for never; value.
-pub(super) const VALUES: TableDefinition<&str, &[u8]> = TableDefinition::new("values");
+/// Key to: four bytes of checksum over the key and all that follows; eight bytes of expiry in
+/// milliseconds since 1970, 0 for never; value. Numbers are little-endian.
+pub(super) const VALUES: TableDefinition<&str, &[u8]> = TableDefinition::new("entries");
 
 /// Name of a list to its [`List`].
 pub(super) const LISTS: TableDefinition<&str, (u64, u64, u64)> = TableDefinition::new("lists");
@@ -54,6 +60,153 @@ impl List {
     }
 }
 
+/// What a file holds; expired values that are still there count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Content {
+    pub values: u64,
+    pub lists: u64,
+    pub records: u64,
+}
+
+/// Rows that are copied in one piece.
+const COPY_ROWS: usize = 1024;
+
+/// Copies everything into an empty file, asking `go_on` now and then. Every value is checked on the
+/// way. [`seal`] makes it durable.
+///
+/// # Errors
+/// Also what `go_on` says.
+pub(super) fn copy(
+    from: &ReadTransaction,
+    to: &Database,
+    go_on: &dyn Fn() -> Result<(), StorageError>,
+) -> Result<Content, redb::Error> {
+    let content = Content {
+        values: copy_table(from, to, VALUES, go_on, |key, row| {
+            split(key, row).map(drop)
+        })?,
+        lists: copy_table(from, to, LISTS, go_on, |_, _| Ok(()))?,
+        records: copy_table(from, to, RECORDS, go_on, |_, _| Ok(()))?,
+    };
+    copy_table(from, to, EXPIRIES, go_on, |_, ()| Ok(()))?;
+    Ok(content)
+}
+
+/// Makes everything durable that was written before.
+pub(super) fn seal(database: &Database) -> Result<(), redb::Error> {
+    let mut transaction = database.begin_write()?;
+    transaction.set_quick_repair(true);
+    Ok(transaction.commit()?)
+}
+
+fn copy_table<K: redb::Key + 'static, V: redb::Value + 'static>(
+    from: &ReadTransaction,
+    to: &Database,
+    definition: TableDefinition<K, V>,
+    go_on: &dyn Fn() -> Result<(), StorageError>,
+    check: impl Fn(K::SelfType<'_>, V::SelfType<'_>) -> Result<(), StorageError>,
+) -> Result<u64, redb::Error> {
+    let table = from.open_table(definition)?;
+    let mut rows = table.iter()?;
+    let mut count = 0;
+    loop {
+        go_on()?;
+        let mut transaction = to.begin_write()?;
+        transaction
+            .set_durability(Durability::None)
+            .map_err(|error| StorageError::Corrupted(error.to_string()))?;
+        let mut copy = transaction.open_table(definition)?;
+        let before = count;
+        for row in rows.by_ref().take(COPY_ROWS) {
+            let (key, value) = row?;
+            check(key.value(), value.value())?;
+            copy.insert(key.value(), value.value())?;
+            count += 1;
+        }
+        drop(copy);
+        transaction.commit()?;
+        if count == before {
+            return Ok(count);
+        }
+    }
+}
+
+/// Copies what can be read of a damaged file into an empty one; what that is, and how many values
+/// and lists are lost.
+pub(super) fn salvage(
+    from: &ReadTransaction,
+    to: &Database,
+) -> Result<(Content, u64), redb::Error> {
+    let mut transaction = to.begin_write()?;
+    transaction.set_quick_repair(true);
+    let mut tables = Tables::open(&transaction, 0)?;
+    let broken = from.open_table(VALUES)?;
+    let mut there = broken.len().unwrap_or_default();
+    each_readable(&broken, |key, row| match split(key, row) {
+        Ok((expires_at_ms, value)) => tables.set(key, value, expires_at_ms),
+        Err(_) => Ok(()),
+    })?;
+    if let Ok(broken) = from.open_table(LISTS) {
+        there += broken.len().unwrap_or_default();
+        each_readable(&broken, |name, row| {
+            tables.expires(name, 0, List::from_row(row).expires_at_ms)?;
+            tables.lists.insert(name, row).map(drop)
+        })?;
+    }
+    if let Ok(broken) = from.open_table(RECORDS) {
+        each_readable(&broken, |key, record| {
+            tables.records.insert(key, record).map(drop)
+        })?;
+    }
+    let content = Content {
+        values: tables.values.len()?,
+        lists: tables.lists.len()?,
+        records: tables.records.len()?,
+    };
+    drop(tables);
+    transaction.commit()?;
+    let lost = there.saturating_sub(content.values + content.lists);
+    Ok((content, lost))
+}
+
+/// Rows from both ends as far as they can be read.
+fn each_readable<K: redb::Key + 'static, V: redb::Value + 'static>(
+    table: &ReadOnlyTable<K, V>,
+    mut each: impl FnMut(K::SelfType<'_>, V::SelfType<'_>) -> Result<(), StorageError>,
+) -> Result<(), StorageError> {
+    for from_the_end in [false, true] {
+        let Ok(mut rows) = ReadableTable::iter(table) else {
+            continue;
+        };
+        loop {
+            let row = catch_unwind(AssertUnwindSafe(|| match from_the_end {
+                false => rows.next(),
+                true => rows.next_back(),
+            }));
+            match row {
+                Ok(Some(Ok((key, value)))) => each(key.value(), value.value())?,
+                Ok(None) => return Ok(()),
+                Ok(Some(Err(_))) | Err(_) => break,
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Looks at every value.
+pub(super) fn walk(database: &Database) -> Result<Content, redb::Error> {
+    let transaction = database.begin_read()?;
+    let mut content = Content::default();
+    for row in transaction.open_table(VALUES)?.iter()? {
+        let (key, row) = row?;
+        split(key.value(), row.value())?;
+        content.values += 1;
+    }
+    content.lists = transaction.open_table(LISTS)?.len()?;
+    content.records = transaction.open_table(RECORDS)?.len()?;
+    Ok(content)
+}
+
 pub(super) fn is_write(work: &Work) -> bool {
     match work {
         Work::Get(_) | Work::Exists(_) | Work::Ttl(_) | Work::List(_) | Work::Close => false,
@@ -63,6 +216,18 @@ pub(super) fn is_write(work: &Work) -> bool {
         | Work::Add(_)
         | Work::Push { .. }
         | Work::Flush => true,
+    }
+}
+
+/// Whether a copy of the file would be missing something; that the store is probed is nothing.
+pub(super) fn is_worth_a_copy(work: &Work) -> bool {
+    match work {
+        Work::Write(ops) => !matches!(
+            ops.as_slice(),
+            [WriteOp::Set { key, .. }] if key == keys::LIVENESS_PROBE
+        ),
+        Work::Flush => false,
+        work => is_write(work),
     }
 }
 
@@ -121,7 +286,7 @@ fn answer(
                 if !name.value().starts_with(prefix.as_str()) {
                     break;
                 }
-                if is_alive(split(row.value()).0, now_ms) {
+                if is_alive(split(name.value(), row.value())?.0, now_ms) {
                     names.push(name.value().to_owned());
                 }
             }
@@ -160,13 +325,7 @@ fn write_batch(
     batch: &[&Work],
     now_ms: u64,
 ) -> Result<Vec<Found>, redb::Error> {
-    let mut tables = Tables {
-        values: transaction.open_table(VALUES)?,
-        lists: transaction.open_table(LISTS)?,
-        records: transaction.open_table(RECORDS)?,
-        expiries: transaction.open_table(EXPIRIES)?,
-        now_ms,
-    };
+    let mut tables = Tables::open(transaction, now_ms)?;
     let mut found = Vec::with_capacity(batch.len());
     for work in batch {
         found.push(tables.work(work)?);
@@ -184,7 +343,17 @@ struct Tables<'t> {
     now_ms: u64,
 }
 
-impl Tables<'_> {
+impl<'t> Tables<'t> {
+    fn open(transaction: &'t WriteTransaction, now_ms: u64) -> Result<Self, redb::Error> {
+        Ok(Self {
+            values: transaction.open_table(VALUES)?,
+            lists: transaction.open_table(LISTS)?,
+            records: transaction.open_table(RECORDS)?,
+            expiries: transaction.open_table(EXPIRIES)?,
+            now_ms,
+        })
+    }
+
     fn work(&mut self, work: &Work) -> Result<Found, StorageError> {
         Ok(match work {
             Work::Write(ops) => {
@@ -223,19 +392,20 @@ impl Tables<'_> {
 
     fn set(&mut self, key: &str, value: &[u8], expires_at_ms: u64) -> Result<(), StorageError> {
         self.remove_list(key)?;
-        let mut row = Vec::with_capacity(8 + value.len());
-        row.extend_from_slice(&expires_at_ms.to_le_bytes());
-        row.extend_from_slice(value);
-        let before = self
-            .values
-            .insert(key, row.as_slice())?
-            .map_or(0, |before| split(before.value()).0);
+        let row = row(key, expires_at_ms, value);
+        let before = match self.values.insert(key, row.as_slice())? {
+            Some(before) => split(key, before.value())?.0,
+            None => 0,
+        };
         self.expires(key, before, expires_at_ms)
     }
 
     /// Removes whatever has this name; whether it was alive.
     fn remove(&mut self, key: &str) -> Result<bool, StorageError> {
-        let value = self.values.remove(key)?.map(|row| split(row.value()).0);
+        let value = match self.values.remove(key)? {
+            Some(row) => Some(split(key, row.value())?.0),
+            None => None,
+        };
         let before = match value {
             None => self.remove_list(key)?,
             Some(expires_at_ms) => {
@@ -298,7 +468,7 @@ impl Tables<'_> {
             let is_list = list.is_some_and(|at| is_alive(at, self.now_ms));
             return Ok(if is_list { Err(WRONG_KIND) } else { Ok(None) });
         };
-        let (expires_at_ms, value) = split(row.value());
+        let (expires_at_ms, value) = split(key, row.value())?;
         if !is_alive(expires_at_ms, self.now_ms) {
             return Ok(Ok(None));
         }
@@ -317,7 +487,10 @@ impl Tables<'_> {
         records: &[Vec<u8>],
         limit: ListLimit,
     ) -> Result<Found, StorageError> {
-        let value = self.values.get(name)?.map(|row| split(row.value()).0);
+        let value = match self.values.get(name)? {
+            Some(row) => Some(split(name, row.value())?.0),
+            None => None,
+        };
         if let Some(expires_at_ms) = value {
             if is_alive(expires_at_ms, self.now_ms) {
                 return Ok(Found::Refused(WRONG_KIND));
@@ -413,7 +586,7 @@ fn expiry(
     now_ms: u64,
 ) -> Result<Option<u64>, StorageError> {
     let expires_at_ms = match values.get(name)? {
-        Some(row) => Some(split(row.value()).0),
+        Some(row) => Some(split(name, row.value())?.0),
         None => lists.get(name)?.map(|row| row.value().0),
     };
     Ok(expires_at_ms.filter(|at| is_alive(*at, now_ms)))
@@ -425,10 +598,11 @@ fn alive(
     key: &str,
     now_ms: u64,
 ) -> Result<Option<Vec<u8>>, StorageError> {
-    Ok(values.get(key)?.and_then(|row| {
-        let (expires_at_ms, value) = split(row.value());
-        is_alive(expires_at_ms, now_ms).then(|| value.to_vec())
-    }))
+    let Some(row) = values.get(key)? else {
+        return Ok(None);
+    };
+    let (expires_at_ms, value) = split(key, row.value())?;
+    Ok(is_alive(expires_at_ms, now_ms).then(|| value.to_vec()))
 }
 
 fn is_alive(expires_at_ms: u64, now_ms: u64) -> bool {
@@ -442,10 +616,37 @@ fn ttl_of(expires_at_ms: u64, now_ms: u64) -> Ttl {
     }
 }
 
-/// Expiry and value of a row. A row too short to have an expiry has none.
-fn split(row: &[u8]) -> (u64, &[u8]) {
-    match row.split_first_chunk() {
-        Some((expires_at_ms, value)) => (u64::from_le_bytes(*expires_at_ms), value),
-        None => (0, &[]),
+/// A row of [`VALUES`].
+fn row(key: &str, expires_at_ms: u64, value: &[u8]) -> Vec<u8> {
+    let mut row = Vec::with_capacity(12 + value.len());
+    row.extend_from_slice(&[0; 4]);
+    row.extend_from_slice(&expires_at_ms.to_le_bytes());
+    row.extend_from_slice(value);
+    let sum = checksum(key, row.get(4..).unwrap_or_default());
+    if let Some(place) = row.first_chunk_mut() {
+        *place = sum.to_le_bytes();
+    }
+    row
+}
+
+fn checksum(key: &str, rest: &[u8]) -> u32 {
+    let mut crc = flate2::Crc::new();
+    crc.update(key.as_bytes());
+    crc.update(rest);
+    crc.sum()
+}
+
+/// Expiry and value of a row.
+///
+/// # Errors
+/// When it is not what was written. The library trusts the pages that it reads.
+fn split<'a>(key: &str, row: &'a [u8]) -> Result<(u64, &'a [u8]), StorageError> {
+    let parts = row
+        .split_first_chunk()
+        .filter(|(sum, rest)| u32::from_le_bytes(**sum) == checksum(key, rest))
+        .and_then(|(_, rest)| rest.split_first_chunk());
+    match parts {
+        Some((expires_at_ms, value)) => Ok((u64::from_le_bytes(*expires_at_ms), value)),
+        None => Err(StorageError::Corrupted("a value has changed".to_owned())),
     }
 }

@@ -143,7 +143,209 @@ fn a_damaged_file_is_named_with_the_remedy() {
         panic!("that is no store");
     };
     assert!(why.contains("penstock.redb is damaged"), "{why}");
-    assert!(why.contains("move it away"), "{why}");
+    assert!(why.contains("store repair"), "{why}");
+    assert!(why.contains("move the file away"), "{why}");
+    assert!(repair(dir.path()).is_err(), "nothing is in it");
+}
+
+/// A store of `count` values `k-<n>`, closed, with a copy of it, and what was written afterwards.
+fn filled(dir: &Path, count: usize, with_copy: bool) {
+    block_on(async {
+        let store = Embedded::open(dir).unwrap();
+        let write = async |range: std::ops::Range<usize>| {
+            let ops = range.map(|n| WriteOp::Set {
+                key: format!("k-{n}"),
+                value: value(n),
+                ttl: (n % 2 == 0).then_some(Duration::from_secs(3600)),
+            });
+            store.write(ops.collect()).await.unwrap();
+        };
+        write(0..count).await;
+        if with_copy {
+            store.copy().await.unwrap();
+        }
+        write(count..count + 1).await;
+        store.close().await.unwrap();
+    });
+}
+
+fn value(n: usize) -> Vec<u8> {
+    format!("value {n} ").repeat(40).into_bytes()
+}
+
+/// Every value that the store gives out is one that was written; how many it does give out.
+async fn count_right(store: &Embedded, count: usize) -> Result<usize, StoreError> {
+    let mut right = 0;
+    for n in 0..count {
+        match store.get(&format!("k-{n}")).await? {
+            Some(found) if found == value(n) => right += 1,
+            Some(found) => panic!("{n}: {:?}", found.escape_ascii().to_string()),
+            None => {}
+        }
+    }
+    Ok(right)
+}
+
+#[test]
+fn copies_are_complete_and_the_last_two_are_kept() {
+    let dir = Scratch::new();
+    filled(dir.path(), 3000, true);
+    block_on(async {
+        let store = Embedded::open(dir.path()).unwrap();
+        let limit = ListLimit::default();
+        store.push("l", vec![vec![1]; 7], limit).await.unwrap();
+        store.copy().await.unwrap();
+        store.copy().await.unwrap();
+        store.close().await.unwrap();
+        assert_eq!(store.copy().await, Err(StoreError::Closed));
+    });
+    let content = Content {
+        values: 3001,
+        lists: 1,
+        records: 7,
+    };
+    let inspections = check(dir.path()).unwrap();
+    assert_eq!(inspections.len(), 3);
+    for inspection in inspections {
+        assert_eq!(inspection.outcome, Ok(content), "{:?}", inspection.path);
+    }
+    assert!(matches!(repair(dir.path()), Ok(Repaired::Sound(c)) if c == content));
+}
+
+#[test]
+fn a_flipped_byte_is_never_given_out_and_a_copy_takes_the_place_of_the_file() {
+    const COUNT: usize = 500;
+    let original = Scratch::new();
+    filled(original.path(), COUNT, true);
+    let bytes = fs::read(original.path().join(FILE_NAME)).unwrap();
+    let (mut went_back, mut unusable) = (0, 0);
+    // Over all kinds of pages.
+    let step = bytes.len() / 40;
+    for at in (17..bytes.len()).step_by(step) {
+        let dir = Scratch::new();
+        for file in ["penstock.redb", "penstock.redb.copy-1"] {
+            fs::copy(original.path().join(file), dir.path().join(file)).unwrap();
+        }
+        let mut flipped = bytes.clone();
+        flipped[at] ^= 0x10;
+        fs::write(dir.path().join(FILE_NAME), flipped).unwrap();
+        block_on(async {
+            match Embedded::open(dir.path()) {
+                Ok(store) => {
+                    let right = count_right(&store, COUNT + 1).await.unwrap();
+                    assert!(right >= COUNT, "{at}: {right}");
+                    went_back += usize::from(right == COUNT);
+                    store.set("new", b"1", None).await.unwrap();
+                    store.close().await.unwrap();
+                }
+                Err(_) => unusable += 1,
+            }
+        });
+    }
+    assert!(went_back > 10, "{went_back}");
+    assert_eq!(unusable, 0);
+}
+
+#[test]
+fn a_file_without_its_end_is_repaired_or_given_up_for_a_copy() {
+    const COUNT: usize = 500;
+    for with_copy in [true, false] {
+        let original = Scratch::new();
+        filled(original.path(), COUNT, with_copy);
+        let bytes = fs::read(original.path().join(FILE_NAME)).unwrap();
+        for kept in (0..bytes.len()).step_by(bytes.len() / 20) {
+            let dir = Scratch::new();
+            let copy = "penstock.redb.copy-1";
+            if with_copy {
+                fs::copy(original.path().join(copy), dir.path().join(copy)).unwrap();
+            }
+            fs::write(dir.path().join(FILE_NAME), &bytes[..kept]).unwrap();
+            let opened = Embedded::open(dir.path());
+            block_on(async {
+                match opened {
+                    Ok(store) => {
+                        let right = count_right(&store, COUNT + 1).await.unwrap();
+                        // Without a copy, a file of no bytes is a new store.
+                        let is_new = kept == 0 && !with_copy;
+                        assert!(right >= COUNT || is_new, "{kept}: {right}");
+                        store.close().await.unwrap();
+                    }
+                    Err(StoreError::Unusable(why)) => {
+                        assert!(!with_copy, "{kept}: {why}");
+                        assert!(why.contains("damaged"), "{kept}: {why}");
+                        assert!(why.contains("store repair"), "{kept}: {why}");
+                    }
+                    Err(error) => panic!("{kept}: {error}"),
+                }
+            });
+        }
+    }
+}
+
+#[test]
+fn damage_below_an_open_store_is_noticed_and_healed() {
+    const COUNT: usize = 9_000;
+    let dir = Scratch::new();
+    filled(dir.path(), COUNT, true);
+    let path = dir.path().join(FILE_NAME);
+    assert!(
+        fs::metadata(&path).unwrap().len() > 4 << 20,
+        "not checked when opened"
+    );
+    let bytes = fs::read(&path).unwrap();
+    let at = memchr::memmem::rfind(&bytes, b"value 77 ").unwrap();
+    let mut flipped = bytes.clone();
+    flipped[at] ^= 1;
+    fs::write(&path, flipped).unwrap();
+    block_on(async {
+        let store = Embedded::open(dir.path()).unwrap();
+        let found = store.get("k-77").await;
+        assert!(
+            matches!(&found, Err(StoreError::Away(why)) if why.contains("damaged")),
+            "{found:?}"
+        );
+        // The next question finds the copy in its place.
+        assert_eq!(store.get("k-77").await, Ok(Some(value(77))));
+        store.set("new", b"1", None).await.unwrap();
+        store.close().await.unwrap();
+    });
+    assert!(check(dir.path()).unwrap()[0].outcome.is_ok());
+    let kept = fs::read_dir(dir.path()).unwrap().flatten();
+    let kept = kept.filter(|f| f.file_name().to_string_lossy().contains(".damaged-"));
+    assert_eq!(kept.count(), 1);
+}
+
+#[test]
+fn what_can_be_read_is_saved_where_there_is_no_copy() {
+    const COUNT: usize = 2000;
+    let dir = Scratch::new();
+    filled(dir.path(), COUNT, false);
+    let path = dir.path().join(FILE_NAME);
+    let mut bytes = fs::read(&path).unwrap();
+    let at = memchr::memmem::rfind(&bytes, b"value 77 ").unwrap();
+    bytes[at] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    assert!(Embedded::open(dir.path()).is_err());
+    let inspections = check(dir.path()).unwrap();
+    assert!(inspections[0].outcome.is_err());
+    match repair(dir.path()) {
+        Ok(Repaired::Saved { content, lost }) => {
+            assert_eq!((content.values, lost), (COUNT as u64, 1));
+        }
+        other => panic!("{other:?}"),
+    }
+    block_on(async {
+        let store = Embedded::open(dir.path()).unwrap();
+        assert_eq!(count_right(&store, COUNT + 1).await, Ok(COUNT));
+        assert!(matches!(store.ttl("k-2").await, Ok(Some(Ttl::Ms(_)))));
+        assert_eq!(
+            check(dir.path())
+                .map(|_| ())
+                .map_err(|e| e.to_string().contains("in use")),
+            Err(true)
+        );
+        store.close().await.unwrap();
+    });
 }
 
 #[test]

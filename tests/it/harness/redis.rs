@@ -195,11 +195,11 @@ impl SentinelGroup {
         self.sentinels.iter().map(RedisServer::address).collect()
     }
 
-    pub fn sentinel_asks<T: redis::FromRedisValue>(&self, command: &str) -> T {
+    /// Asks the first sentinel.
+    pub fn try_sentinel<T: redis::FromRedisValue>(&self, command: &str) -> redis::RedisResult<T> {
         let mut client = self.sentinels[0].client();
-        let auth = format!("AUTH {}", self.password);
-        let _: () = command_of(&auth).query(&mut client).expect("the password");
-        command_of(command).query(&mut client).expect(command)
+        let () = command_of(&format!("AUTH {}", self.password)).query(&mut client)?;
+        command_of(command).query(&mut client)
     }
 
     /// The index of the server that says it is the master, among those that answer.

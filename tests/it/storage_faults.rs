@@ -1,0 +1,148 @@
+//! A gateway while its Redis hangs, crashes or hands over: requests are answered at once, keyless
+//! APIs and keys that are known do not notice, and nobody gets in who should not.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::harness::{
+    Gateway, Origin, RedisCluster, RedisServer, Response, SentinelGroup, Setup, api, eventually,
+};
+
+/// What a request may take beside waiting for the store; machines that test are busy.
+const PROMPT: Duration = Duration::from_millis(250);
+
+/// The store's share of a request, and some.
+const PATIENCE: Duration = Duration::from_millis(100 + 250);
+
+/// One API with keys, `w`, and one without, `open`.
+fn gateway(storage: Value) -> (Gateway, Origin) {
+    let origin = Origin::answering(|_| Response::new(200, "").to_bytes());
+    let mut section = json!({"type": "redis", "timeout": 5});
+    crate::harness::merge(&mut section, storage);
+    let gateway = Setup::new()
+        .api(api("open", &origin.url()))
+        .api(api("w", &origin.url()))
+        .with(json!({"use_keyless": false, "use_standard_auth": true}))
+        .conf(json!({"storage": section, "liveness_check": {"check_duration": 100_000_000}}))
+        .start();
+    (gateway, origin)
+}
+
+/// Status of a request with this key, and how long it took.
+fn with_key(gateway: &Gateway, key: &str) -> (u16, Duration) {
+    let began = Instant::now();
+    let mut client = gateway.client();
+    client.send(format!("GET /w/x HTTP/1.1\r\nHost: a\r\nAuthorization: {key}\r\n\r\n").as_bytes());
+    (client.read("GET").status, began.elapsed())
+}
+
+/// Adds a key through the control API; its status.
+fn add_key(gateway: &Gateway, key: &str) -> u16 {
+    let session = json!({"org_id": "org1", "access_rights": {"w": {"api_id": "w"}}});
+    let path = format!("/tyk/keys/{key}?suppress_reset=1");
+    gateway.admin("POST", &path, &session.to_string()).status
+}
+
+#[test]
+fn a_stopped_redis_costs_strangers_a_moment_and_nobody_else_anything() {
+    let redis = RedisServer::start();
+    let (gateway, _origin) = gateway(json!({"addrs": [redis.address()]}));
+    for key in ["knownknown", "laterlater"] {
+        assert_eq!(add_key(&gateway, key), 200);
+    }
+    assert_eq!(with_key(&gateway, "knownknown").0, 200);
+    redis.signal("STOP");
+    let stopped = Instant::now();
+    let mut slowest = [Duration::ZERO; 3];
+    while stopped.elapsed() < Duration::from_secs(4) {
+        let began = Instant::now();
+        assert_eq!(gateway.get("/open/x").status, 200);
+        let keyless = began.elapsed();
+        let (status, known) = with_key(&gateway, "knownknown");
+        assert_eq!(status, 200, "{:?} after it stopped", stopped.elapsed());
+        let (status, stranger) = with_key(&gateway, "strangerst");
+        assert_eq!(status, 503);
+        // Three questions may wait; then none does.
+        let is_away = stopped.elapsed() > Duration::from_secs(1);
+        assert!(
+            stranger < if is_away { PROMPT } else { PATIENCE },
+            "{stranger:?}"
+        );
+        for (slowest, took) in slowest.iter_mut().zip([keyless, known, stranger]) {
+            *slowest = took.max(*slowest);
+        }
+    }
+    assert!(slowest[0] < PROMPT && slowest[1] < PROMPT, "{slowest:?}");
+    let began = Instant::now();
+    assert_eq!(
+        add_key(&gateway, "refusedref"),
+        500,
+        "never ok when it was not written"
+    );
+    assert!(began.elapsed() < PROMPT, "{:?}", began.elapsed());
+    redis.signal("CONT");
+    let continued = Instant::now();
+    eventually("keys open again", || {
+        (with_key(&gateway, "laterlater").0 == 200).then_some(())
+    });
+    println!(
+        "slowest keyless, known, strange: {slowest:?}; back {:?} after it went on",
+        continued.elapsed()
+    );
+    assert!(continued.elapsed() < Duration::from_secs(2));
+    assert_eq!(with_key(&gateway, "strangerst").0, 403);
+    assert_eq!(add_key(&gateway, "refusedref"), 200);
+}
+
+/// Adds keys while `fail` happens; every key whose creation was confirmed opens the API afterwards.
+fn keys_survive(gateway: &Gateway, fail: impl FnOnce() + Send) {
+    let confirmed = std::thread::scope(|scope| {
+        let (mut confirmed, mut refused) = (Vec::new(), 0);
+        let (begin, begun) = std::sync::mpsc::channel();
+        let failing = scope.spawn(move || {
+            begun.recv().expect("the writer tells");
+            fail();
+        });
+        let mut after = 0;
+        while after < 20 {
+            if confirmed.len() == 30 {
+                let _ = begin.send(());
+            }
+            let key = format!("key{:09}", confirmed.len() + refused);
+            match add_key(gateway, &key) {
+                200 => confirmed.push(key),
+                _ => refused += 1,
+            }
+            after += usize::from(failing.is_finished());
+        }
+        println!("{} confirmed, {refused} refused", confirmed.len());
+        confirmed
+    });
+    for key in confirmed {
+        assert_eq!(with_key(gateway, &key).0, 200, "{key} was confirmed");
+    }
+}
+
+#[test]
+fn keys_that_were_confirmed_survive_the_loss_of_a_master() {
+    let mut group = SentinelGroup::start("watch");
+    let (gateway, _origin) = gateway(json!({
+        "addrs": group.sentinel_addresses(), "master_name": "main", "sentinel_password": "watch",
+    }));
+    keys_survive(&gateway, || {
+        let master = group.master();
+        group.servers[master].kill();
+        group.master();
+    });
+}
+
+#[test]
+fn keys_that_were_confirmed_survive_the_loss_of_a_part_of_a_cluster() {
+    let mut cluster = RedisCluster::start();
+    let (gateway, _origin) = gateway(json!({"addrs": cluster.addresses(), "enable_cluster": true}));
+    keys_survive(&gateway, || {
+        cluster.servers[0].kill();
+        cluster.settled("cluster_state:ok");
+    });
+}
