@@ -12,7 +12,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 
 use crate::analytics::{
     geo::GeoIp,
-    hit::{Told, Who},
+    hit::{Identified, Told},
     msgpack,
     normalise::Normaliser,
     protobuf,
@@ -161,7 +161,12 @@ impl Assembler {
 }
 
 /// Tags in Tyk's order.
-fn add_tags<'a>(told: &Told<'a>, who: &Who<'a>, api: &'a ApiRecorder, tags: &mut Vec<&'a [u8]>) {
+fn add_tags<'a>(
+    told: &Told<'a>,
+    who: &Identified<'a>,
+    api: &'a ApiRecorder,
+    tags: &mut Vec<&'a [u8]>,
+) {
     tags.extend(who.tags.clone());
     tags.extend(told.header_tags.clone());
     tags.extend(api.tags());

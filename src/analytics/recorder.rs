@@ -13,7 +13,7 @@ use std::{
 };
 
 use crate::{
-    analytics::hit::{Identity, Who},
+    analytics::hit::{Identified, Identity},
     apidef::ApiDefinition,
     config::Config,
 };
@@ -174,8 +174,8 @@ impl ApiRecorder {
     }
 
     /// Who is recorded where there is no session.
-    pub(super) fn nobody(&self) -> Who<'_> {
-        Who::read(self.recording.nobody.bytes())
+    pub(super) fn nobody(&self) -> Identified<'_> {
+        Identified::read(self.recording.nobody.bytes())
     }
 
     pub(super) fn tags(&self) -> impl Iterator<Item = &[u8]> {
