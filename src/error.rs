@@ -44,6 +44,38 @@ pub enum Reject {
 }
 
 impl Reject {
+    /// One word for counters.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::AuthFieldMissing => "auth_missing",
+            Self::KeyNotFound => "key_not_found",
+            Self::KeyInactive => "key_inactive",
+            Self::KeyExpired => "key_expired",
+            Self::AccessDisallowed => "access_disallowed",
+            Self::ResourceDisallowed => "resource_disallowed",
+            Self::SessionMissing => "session_missing",
+            Self::RateLimitExceeded => "rate_limit",
+            Self::QuotaExceeded => "quota",
+            Self::ApiRateLimitExceeded => "api_rate_limit",
+            Self::OrganisationInactive => "organisation_inactive",
+            Self::OrganisationQuotaExceeded => "organisation_quota",
+            Self::OrganisationRateLimitExceeded => "organisation_rate_limit",
+            Self::IpNotAllowed => "ip",
+            Self::VersionInfoNotFound | Self::VersionDoesNotExist => "version",
+            Self::ApiExpired => "api_expired",
+            Self::ContentLengthRequired => "length_required",
+            Self::BodyTooLarge => "body_too_large",
+            Self::StoreAway => "store_away",
+            Self::InternalError => "internal",
+            Self::UpstreamTimeout => "upstream_timeout",
+            Self::UpstreamHostLookup => "upstream_lookup",
+            Self::UpstreamFailed | Self::TargetInvalid => "upstream_failed",
+            Self::ClientClosed => "client_closed",
+            Self::AllHostsDown => "all_hosts_down",
+        }
+    }
+
     /// Status, `override_messages` id (empty: none) and default text.
     #[must_use]
     pub const fn parts(self) -> (u16, &'static str, &'static str) {

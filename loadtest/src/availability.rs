@@ -5,7 +5,6 @@
 //! `plain` does nothing and shows that the traffic itself is clean. A case passes when all its checks do.
 
 use std::{
-    collections::BTreeMap,
     fs, io,
     net::SocketAddr,
     path::PathBuf,
@@ -23,6 +22,7 @@ use crate::{
     probe, process,
     process::Tree,
     scenario::{Candidate, Kind},
+    site::Checks,
     sys,
     traffic::{self, Ledger, Mix, Signals, StreamLedger},
 };
@@ -120,7 +120,7 @@ pub fn run(plan: &Plan, bench: &Bench) -> io::Result<bool> {
     if let Err(e) = outcome {
         checks.check(false, format!("the case could not be finished: {e}"));
     }
-    Ok(checks.print(plan))
+    Ok(checks.print(&format!("{:?}", plan.case)))
 }
 
 /// The gateway, its origin and their files.
@@ -251,8 +251,7 @@ impl Plan {
             apis: self.apis(),
             api: overlay.clone(),
             conf,
-            setup: Vec::new(),
-            request_fields: BTreeMap::new(),
+            ..Candidate::new("", kind)
         }
     }
 
@@ -320,32 +319,6 @@ impl Plan {
             websockets,
             event_streams: if is_race { 0 } else { self.event_streams },
         }
-    }
-}
-
-/// What was looked at, and whether it was as it should be.
-#[derive(Default)]
-struct Checks {
-    lines: Vec<(bool, String)>,
-}
-
-impl Checks {
-    fn check(&mut self, is_good: bool, what: impl Into<String>) {
-        let what = what.into();
-        if !is_good {
-            eprintln!("FAILED {what}");
-        }
-        self.lines.push((is_good, what));
-    }
-
-    fn print(&self, plan: &Plan) -> bool {
-        let passed = self.lines.iter().all(|(is_good, _)| *is_good);
-        for (is_good, what) in &self.lines {
-            println!("{:<7}{what}", if *is_good { "ok" } else { "FAILED" });
-        }
-        let word = if passed { "passed" } else { "failed" };
-        println!("{:?} {word}: {} checks", plan.case, self.lines.len());
-        passed
     }
 }
 

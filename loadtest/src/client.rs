@@ -35,6 +35,7 @@ pub enum Failure {
 pub struct Answer {
     pub status: u16,
     pub keep_alive: bool,
+    pub has_retry_after: bool,
 }
 
 /// What one readiness report led to.
@@ -47,9 +48,11 @@ pub enum Outcome {
     Failed(Failure),
 }
 
-/// A fixed number of connection slots to one address.
+/// A fixed number of connection slots to one address, or as many to each of several.
 pub struct Client {
-    target: SocketAddr,
+    /// Slot `n` belongs to target `n / slots_each`.
+    targets: Vec<SocketAddr>,
+    slots_each: usize,
     epoll: Epoll,
     conns: Vec<Conn>,
     buf: Vec<u8>,
@@ -90,10 +93,16 @@ const BODY_START_BYTES_MAX: usize = 256;
 
 impl Client {
     pub fn new(target: SocketAddr, slots: usize) -> io::Result<Self> {
+        Self::to_each(&[target], slots)
+    }
+
+    /// `slots_each` connections to each target, those of the first target first.
+    pub fn to_each(targets: &[SocketAddr], slots_each: usize) -> io::Result<Self> {
         let mut conns = Vec::new();
-        conns.resize_with(slots, Conn::default);
+        conns.resize_with(slots_each * targets.len(), Conn::default);
         Ok(Self {
-            target,
+            targets: targets.to_vec(),
+            slots_each: slots_each.max(1),
             epoll: Epoll::new(256)?,
             conns,
             buf: vec![0; 1 << 16],
@@ -106,7 +115,9 @@ impl Client {
 
     /// Opens (or opens anew) the connection of a slot; it may still be under way when this returns.
     pub fn open(&mut self, slot: usize) -> Result<(), Failure> {
-        let socket = sys::connect(self.target).map_err(|e| kind_of(&e))?;
+        let target = self.targets.get(slot / self.slots_each);
+        let target = *target.ok_or(Failure::Other)?;
+        let socket = sys::connect(target).map_err(|e| kind_of(&e))?;
         self.epoll
             .add(socket.as_raw_fd(), slot as u64, Interest::Read)
             .map_err(|e| kind_of(&e))?;
@@ -115,6 +126,10 @@ impl Client {
             ..Conn::default()
         };
         Ok(())
+    }
+
+    pub fn slots(&self) -> usize {
+        self.conns.len()
     }
 
     pub fn close(&mut self, slot: usize) {
@@ -298,6 +313,7 @@ impl Conn {
                     let answer = Answer {
                         status: head.status,
                         keep_alive: head.keep_alive,
+                        has_retry_after: head.has_retry_after,
                     };
                     let reader = BodyReader::new(head.framing);
                     self.phase = Phase::Body { answer, reader };
@@ -435,7 +451,11 @@ mod tests {
 
     #[allow(clippy::unnecessary_wraps, reason = "what `check` compares with")]
     fn answer(status: u16, keep_alive: bool) -> Result<Outcome, Failure> {
-        Ok(Outcome::Answer(Answer { status, keep_alive }))
+        Ok(Outcome::Answer(Answer {
+            status,
+            keep_alive,
+            has_retry_after: false,
+        }))
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::{io, net::SocketAddr, time::Duration};
 
 use crate::{
     client::{Client, Outcome},
+    heads::Heads,
     sys,
 };
 
@@ -13,11 +14,12 @@ use crate::{
 pub struct Load {
     pub target: SocketAddr,
     pub connections: usize,
-    /// The request head as it goes over the wire.
-    pub head: Vec<u8>,
+    pub heads: Heads,
     pub upload_bytes: u64,
     /// One connection per request; `head` should say `Connection: close`.
     pub new_connection: bool,
+    /// Statuses that are right besides 2xx; they count as refused.
+    pub refusals: Vec<u16>,
     pub warm_up: Duration,
     pub measure: Duration,
 }
@@ -34,12 +36,16 @@ pub enum Edge {
 pub struct Tally {
     pub responses: u64,
     pub non_2xx: u64,
+    pub refused: u64,
     pub failures: u64,
     pub received_bytes: u64,
     pub sent_bytes: u64,
     pub seconds: f64,
     /// CPU of the generator's thread.
     pub generator_cpu_ns: u64,
+    /// From the first request to the last, warm-up included.
+    pub asked_in_all: u64,
+    pub answered_in_all: u64,
 }
 
 /// How long an exchange may take before it counts as failed.
@@ -51,6 +57,9 @@ const REST_NS: u64 = 10_000_000;
 pub fn drive(load: &Load, edge: &mut dyn FnMut(Edge)) -> io::Result<Tally> {
     let mut driver = Driver {
         load,
+        heads: load.heads.clone(),
+        asked: 0,
+        answered: 0,
         client: Client::new(load.target, load.connections)?,
         tally: Tally::default(),
         resting: Vec::new(),
@@ -75,11 +84,16 @@ pub fn drive(load: &Load, edge: &mut dyn FnMut(Edge)) -> io::Result<Tally> {
     // Small exchanges end properly; large ones are cut after a moment.
     driver.is_ending = true;
     driver.turn_until(sys::now_ns() + 50_000_000)?;
+    tally.asked_in_all = driver.asked;
+    tally.answered_in_all = driver.answered;
     Ok(tally)
 }
 
 struct Driver<'a> {
     load: &'a Load,
+    heads: Heads,
+    asked: u64,
+    answered: u64,
     client: Client,
     tally: Tally,
     /// Slots to be tried again, and when.
@@ -114,9 +128,12 @@ impl Driver<'_> {
         match outcome {
             Outcome::Pending => {}
             Outcome::Answer(answer) => {
+                self.answered += 1;
                 self.tally.responses += 1;
-                if !(200..300).contains(&answer.status) {
-                    self.tally.non_2xx += 1;
+                match answer.status {
+                    200..300 => {}
+                    status if self.load.refusals.contains(&status) => self.tally.refused += 1,
+                    _ => self.tally.non_2xx += 1,
                 }
                 if self.is_ending {
                     self.client.close(slot);
@@ -140,8 +157,9 @@ impl Driver<'_> {
             self.client.open(slot)
         };
         let asked = opened.and_then(|()| {
-            self.client
-                .ask(slot, &self.load.head, self.load.upload_bytes)
+            self.asked += 1;
+            let upload_bytes = self.load.upload_bytes;
+            self.client.ask(slot, self.heads.next(), upload_bytes)
         });
         if asked.is_err() {
             self.client.close(slot);
@@ -195,9 +213,10 @@ mod tests {
         let load = Load {
             target,
             connections: 4,
-            head: request.encode(),
+            heads: Heads::fixed(request.encode()),
             upload_bytes,
             new_connection,
+            refusals: Vec::new(),
             warm_up: Duration::from_millis(20),
             measure: Duration::from_millis(200),
         };

@@ -48,6 +48,8 @@ pub struct ResponseHead {
     pub status: u16,
     pub keep_alive: bool,
     pub framing: Framing,
+    /// Whether it says when to come back.
+    pub has_retry_after: bool,
 }
 
 impl ResponseHead {
@@ -64,6 +66,7 @@ impl ResponseHead {
             .and_then(|d| std::str::from_utf8(d).ok()?.parse::<u16>().ok())
             .ok_or(Malformed("status code"))?;
         let mut framing = Framing::UntilClose;
+        let mut has_retry_after = false;
         for (name, value) in fields(head) {
             match name.len() {
                 14 if name.eq_ignore_ascii_case(b"content-length")
@@ -74,6 +77,7 @@ impl ResponseHead {
                 17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
                     framing = Framing::Chunked;
                 }
+                11 if name.eq_ignore_ascii_case(b"retry-after") => has_retry_after = true,
                 10 if name.eq_ignore_ascii_case(b"connection") => {
                     if value.eq_ignore_ascii_case(b"close") {
                         keep_alive = false;
@@ -91,6 +95,7 @@ impl ResponseHead {
             status,
             keep_alive: keep_alive && framing != Framing::UntilClose,
             framing,
+            has_retry_after,
         })
     }
 }
@@ -385,6 +390,7 @@ mod tests {
             status,
             keep_alive,
             framing,
+            has_retry_after: head.contains("Retry-After"),
         };
         assert_eq!(ResponseHead::parse(head.as_bytes()), Ok(expected));
     }
@@ -402,6 +408,12 @@ mod tests {
             200,
             false,
             Framing::Chunked,
+        );
+        response(
+            "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n",
+            503,
+            true,
+            Framing::Length(0),
         );
         response("HTTP/1.1 204 No Content\r\n\r\n", 204, true, Framing::Empty);
         response("HTTP/1.0 200 OK\r\n\r\n", 200, false, Framing::UntilClose);

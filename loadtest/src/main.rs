@@ -7,20 +7,29 @@
 )]
 #![allow(unreachable_pub, reason = "nobody is outside of a program")]
 
+mod accuracy;
+mod arrivals;
 mod availability;
 mod client;
 mod drive;
+mod fleet;
+mod heads;
 mod histogram;
 mod http1;
+mod instructions;
+mod keys;
 mod open;
+mod oracle;
 mod origin;
 mod peer;
 mod probe;
 mod process;
+mod redis;
 mod report;
 mod rng;
 mod run;
 mod scenario;
+mod site;
 mod stats;
 #[allow(unsafe_code, reason = "system calls are made here alone")]
 mod sys;
@@ -39,7 +48,9 @@ use std::{
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{client::Request, origin::Origin, peer::Bench, run::Settings, scenario::Scenario};
+use crate::{
+    client::Request, heads::Heads, origin::Origin, peer::Bench, run::Settings, scenario::Scenario,
+};
 
 #[derive(Parser)]
 #[command(name = "loadtest", about = "Load and availability tests of a gateway")]
@@ -123,6 +134,20 @@ enum Command {
         #[command(flatten)]
         bench: BenchArgs,
     },
+    /// Hold rate limits and quotas of one and three gateways against a reference.
+    Accuracy {
+        #[command(flatten)]
+        plan: accuracy::Plan,
+        #[command(flatten)]
+        bench: BenchArgs,
+    },
+    /// Count instructions per request under callgrind.
+    Instructions {
+        #[command(flatten)]
+        plan: instructions::Plan,
+        #[command(flatten)]
+        bench: BenchArgs,
+    },
     /// Two seconds of S1: does it answer at all?
     Smoke {
         #[command(flatten)]
@@ -169,6 +194,14 @@ struct BenchArgs {
 }
 
 impl BenchArgs {
+    /// For tests that measure nothing in nanoseconds: all cores may work.
+    fn unpinned(&self, descriptors: u64) -> io::Result<Bench> {
+        let mut bench = self.bench(descriptors)?;
+        bench.proxy_core = None;
+        bench.load_core = None;
+        Ok(bench)
+    }
+
     /// Tyk is taken from `TYK_BIN`.
     fn bench(&self, descriptors: u64) -> io::Result<Bench> {
         let mut binaries: BTreeMap<String, PathBuf> = self.binaries.iter().cloned().collect();
@@ -284,11 +317,11 @@ fn execute(command: Command) -> io::Result<bool> {
             Ok(outcomes.faults == 0 && !(strict && outcomes.missed > 0))
         }
         Command::Availability { plan, bench } => {
-            let mut bench = bench.bench(descriptors)?;
-            // Nothing is measured in nanoseconds here: all cores may work.
-            bench.proxy_core = None;
-            bench.load_core = None;
-            availability::run(&plan, &bench)
+            availability::run(&plan, &bench.unpinned(descriptors)?)
+        }
+        Command::Accuracy { plan, bench } => accuracy::run(&plan, &bench.unpinned(descriptors)?),
+        Command::Instructions { plan, bench } => {
+            instructions::run(&plan, &bench.bench(descriptors)?)
         }
         Command::Smoke { bench } => {
             let settings = Settings {
@@ -317,9 +350,10 @@ fn closed_loop(args: &LoadArgs, upload: Option<u64>, new_connection: bool) -> io
     let load = drive::Load {
         target: args.target,
         connections: args.connections,
-        head: request.encode(),
+        heads: Heads::fixed(request.encode()),
         upload_bytes: upload.unwrap_or(0),
         new_connection,
+        refusals: Vec::new(),
         warm_up: Duration::from_secs_f64(args.warm_up),
         measure: Duration::from_secs_f64(args.seconds),
     };
@@ -343,7 +377,8 @@ fn open_loop(args: &LoadArgs, rate: f64, seed: u64) -> io::Result<bool> {
     let load = open::Load {
         target: args.target,
         connections: args.connections,
-        head: args.request().encode(),
+        heads: Heads::fixed(args.request().encode()),
+        refusals: Vec::new(),
         rate,
         seed,
         warm_up: Duration::from_secs_f64(args.warm_up),

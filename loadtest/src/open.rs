@@ -17,6 +17,7 @@ use std::{
 use crate::{
     client::{Client, Outcome, Request},
     drive::Edge,
+    heads::Heads,
     histogram::Histogram,
     origin, probe,
     rng::Rng,
@@ -28,7 +29,9 @@ use crate::{
 pub struct Load {
     pub target: SocketAddr,
     pub connections: usize,
-    pub head: Vec<u8>,
+    pub heads: Heads,
+    /// Statuses that are right besides 2xx; they count as refused.
+    pub refusals: Vec<u16>,
     /// Mean arrivals per second.
     pub rate: f64,
     pub seed: u64,
@@ -43,11 +46,15 @@ pub struct Tally {
     pub latency: Histogram,
     pub due: u64,
     pub non_2xx: u64,
+    pub refused: u64,
     pub failures: u64,
     /// Longest queue of due requests that found no free connection.
     pub queue_max: usize,
     pub seconds: f64,
     pub generator_cpu_ns: u64,
+    /// From the first request to the last, warm-up included.
+    pub asked_in_all: u64,
+    pub answered_in_all: u64,
 }
 
 /// How long requests that were due in time may take to be answered behind the end.
@@ -64,6 +71,8 @@ pub fn drive(load: &Load, edge: &mut dyn FnMut(Edge)) -> io::Result<Tally> {
     let mut state = State {
         tally: Tally::default(),
         window: start..end,
+        heads: load.heads.clone(),
+        refusals: &load.refusals,
         due: VecDeque::new(),
         idle: (0..load.connections).collect(),
         asked_for: vec![0; load.connections],
@@ -94,7 +103,7 @@ pub fn drive(load: &Load, edge: &mut dyn FnMut(Edge)) -> io::Result<Tally> {
             state.due.push_back(next_due as u64);
             next_due += rng.poisson_gap_ns(load.rate);
         }
-        state.send_due(&mut client, &load.head);
+        state.send_due(&mut client);
         let wake = if next_due < end as f64 {
             next_due as u64
         } else {
@@ -121,9 +130,11 @@ pub fn drive(load: &Load, edge: &mut dyn FnMut(Edge)) -> io::Result<Tally> {
     Ok(state.tally)
 }
 
-struct State {
+struct State<'a> {
     tally: Tally,
     window: std::ops::Range<u64>,
+    heads: Heads,
+    refusals: &'a [u16],
     due: VecDeque<u64>,
     /// Free slots, the one free for longest first, so that all connections are used.
     idle: VecDeque<usize>,
@@ -132,8 +143,8 @@ struct State {
     outstanding: usize,
 }
 
-impl State {
-    fn send_due(&mut self, client: &mut Client, head: &[u8]) {
+impl State<'_> {
+    fn send_due(&mut self, client: &mut Client) {
         while !self.due.is_empty() {
             let Some(slot) = self.idle.pop_front() else {
                 self.tally.queue_max = self.tally.queue_max.max(self.due.len());
@@ -150,6 +161,8 @@ impl State {
                 client.open(slot)
             };
             self.outstanding += 1;
+            self.tally.asked_in_all += 1;
+            let head = self.heads.next();
             if let Err(failure) = opened.and_then(|()| client.ask(slot, head, 0)) {
                 client.close(slot);
                 self.settle(client, slot, Outcome::Failed(failure));
@@ -166,8 +179,12 @@ impl State {
                 if !answer.keep_alive {
                     client.close(slot);
                 }
-                if counts && !(200..300).contains(&answer.status) {
-                    self.tally.non_2xx += 1;
+                self.tally.answered_in_all += 1;
+                match answer.status {
+                    200..300 => {}
+                    _ if !counts => {}
+                    status if self.refusals.contains(&status) => self.tally.refused += 1,
+                    _ => self.tally.non_2xx += 1,
                 }
             }
             Outcome::Failed(_) => self.tally.failures += u64::from(counts),
@@ -194,7 +211,8 @@ pub fn self_test() -> Result<String, String> {
     let load = Load {
         target,
         connections: 16,
-        head: Request::get(target, "/").encode(),
+        heads: Heads::fixed(Request::get(target, "/").encode()),
+        refusals: Vec::new(),
         rate: RATE,
         seed: 1,
         warm_up: Duration::from_millis(200),

@@ -15,12 +15,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
+    keys::{self, Through},
     probe,
     process::{self, Tree},
-    scenario::{Candidate, Kind},
+    redis::{Redis, Server},
+    scenario::{Candidate, Kind, StoreKind},
     sys::{self, ChildSetup},
 };
 
@@ -83,7 +85,13 @@ pub struct Prepared {
     binary: PathBuf,
     args: Vec<String>,
     candidate: Candidate,
-    companion: Option<Running>,
+    /// A Redis of its own.
+    companion: Option<Server>,
+    companion_folder: Option<Folder>,
+    /// The Redis its file names.
+    redis: Option<SocketAddr>,
+    /// Programs and arguments before the binary, such as valgrind's.
+    wrapper: Vec<String>,
 }
 
 /// A process of ours and what belongs to it; ended when dropped.
@@ -99,6 +107,9 @@ pub struct Folder {
     keep: bool,
 }
 
+/// Time a started peer has to become ready.
+const READY_LIMIT: Duration = Duration::from_secs(30);
+
 const NGINX: &str = include_str!("../configs/nginx.conf");
 const HAPROXY: &str = include_str!("../configs/haproxy.cfg");
 const PENSTOCK: &str = include_str!("../configs/penstock.json");
@@ -106,8 +117,27 @@ const TYK: &str = include_str!("../configs/tyk.json");
 const API: &str = include_str!("../configs/api.json");
 
 impl Prepared {
-    /// Writes the files of `candidate` in front of `origin`.
+    /// Writes the files of `candidate` in front of `origin`, with a Redis of its own if it wants one.
     pub fn new(candidate: &Candidate, bench: &Bench, origin: SocketAddr) -> io::Result<Self> {
+        let wants_redis = candidate.store == StoreKind::Redis || candidate.kind == Kind::Tyk;
+        if !wants_redis {
+            return Self::beside(candidate, bench, origin, None);
+        }
+        let folder = Folder::new("redis", bench.keeps_folders)?;
+        let server = Server::start(bench, folder.path(), &[])?;
+        let mut prepared = Self::beside(candidate, bench, origin, Some(server.address))?;
+        prepared.companion = Some(server);
+        prepared.companion_folder = Some(folder);
+        Ok(prepared)
+    }
+
+    /// As [`Prepared::new`] with a Redis that somebody else holds, or none.
+    pub fn beside(
+        candidate: &Candidate,
+        bench: &Bench,
+        origin: SocketAddr,
+        redis: Option<SocketAddr>,
+    ) -> io::Result<Self> {
         let binary = bench
             .binary(candidate)
             .ok_or_else(|| io::Error::other(format!("{}: no binary given", candidate.name)))?;
@@ -129,6 +159,9 @@ impl Prepared {
             args: Vec::new(),
             candidate: candidate.clone(),
             companion: None,
+            companion_folder: None,
+            redis,
+            wrapper: Vec::new(),
             folder,
         };
         let port = address.port().to_string();
@@ -163,10 +196,10 @@ impl Prepared {
                 prepared.args = vec!["-db".into(), "-f".into(), format!("{dir}/haproxy.cfg")];
             }
             Kind::Penstock | Kind::Tyk => {
+                if let Some(redis) = redis {
+                    names.insert("redis_port", redis.port().to_string());
+                }
                 if candidate.kind == Kind::Tyk {
-                    let redis = start_redis(bench, prepared.folder.path())?;
-                    names.insert("redis_port", redis.1.port().to_string());
-                    prepared.companion = Some(redis.0);
                     for empty in ["templates", "middleware"] {
                         fs::create_dir_all(prepared.folder.path().join(empty))?;
                     }
@@ -181,11 +214,23 @@ impl Prepared {
                     _ => PENSTOCK,
                 };
                 let mut conf = fill_json(template, &names)?;
+                if let (Kind::Penstock, Some(redis)) = (candidate.kind, redis) {
+                    let storage =
+                        json!({"type": "redis", "host": "127.0.0.1", "port": redis.port()});
+                    merge(
+                        &mut conf,
+                        &json!({"storage": storage, "node_secret": SECRET}),
+                    );
+                }
                 merge(&mut conf, &candidate.conf);
                 prepared.write("tyk.conf", serde_json::to_string_pretty(&conf)?)?;
                 fs::create_dir_all(prepared.folder.path().join("apps"))?;
                 for nth in 0..candidate.apis {
                     prepared.write_api(nth, origin, &Value::Null)?;
+                }
+                if candidate.keys.is_some() {
+                    let first = ("Authorization".to_owned(), keys::name(0));
+                    prepared.request_fields.extend([first]);
                 }
                 prepared.args = vec!["--conf".into(), format!("{dir}/tyk.conf")];
             }
@@ -202,6 +247,9 @@ impl Prepared {
             ("origin", origin.to_string()),
         ]);
         let mut api = fill_json(API, &names)?;
+        if self.candidate.keys.is_some() {
+            merge(&mut api, &keyed_api());
+        }
         merge(&mut api, &self.candidate.api);
         merge(&mut api, extra);
         self.write(&format!("apps/{id}.json"), serde_json::to_string(&api)?)
@@ -274,7 +322,14 @@ impl Prepared {
             descriptors_max: Some(self.descriptors_max),
             die_with_parent: true,
         };
-        let mut command = Command::new(&self.binary);
+        let mut command = match &self.wrapper[..] {
+            [] => Command::new(&self.binary),
+            [wrapper, args @ ..] => {
+                let mut command = Command::new(wrapper);
+                command.args(args).arg(&self.binary);
+                command
+            }
+        };
         command.args(&self.args).current_dir(self.folder.path());
         if self.kind == Kind::Tyk {
             command.env("GOMAXPROCS", "1");
@@ -282,22 +337,35 @@ impl Prepared {
         Running::spawn(&self.name, command, self.folder.path(), setup).map(Some)
     }
 
+    /// Runs the process under another program.
+    pub fn wrap(&mut self, wrapper: Vec<String>) {
+        self.wrapper = wrapper;
+    }
+
     /// Starts the process and returns once the target API answers and the set-up calls are made.
     pub fn start(&self) -> io::Result<Option<Running>> {
+        self.start_within(READY_LIMIT)
+    }
+
+    /// As [`Prepared::start`] with as much time as it may take.
+    pub fn start_within(&self, limit: Duration) -> io::Result<Option<Running>> {
         let running = self.spawn()?;
-        self.await_ready(running.as_ref())?;
+        self.await_ready_within(running.as_ref(), limit)?;
         Ok(running)
     }
 
     /// Waits until the target API answers (or, with set-up calls, until they succeed and it then does).
     pub fn await_ready(&self, running: Option<&Running>) -> io::Result<()> {
-        let limit = Duration::from_secs(30);
+        self.await_ready_within(running, READY_LIMIT)
+    }
+
+    fn await_ready_within(&self, running: Option<&Running>, limit: Duration) -> io::Result<()> {
         let explain = |e: io::Error| {
             let log = running.map(Running::log_tail).unwrap_or_default();
             io::Error::new(e.kind(), format!("{}: {e}\n{log}", self.name))
         };
         let auth = [("x-tyk-authorization", SECRET)];
-        if !self.candidate.setup.is_empty() {
+        if !self.candidate.setup.is_empty() || self.candidate.keys.is_some() {
             probe::until_ready(self.address, "/hello", &[], limit).map_err(explain)?;
         }
         for call in &self.candidate.setup {
@@ -314,6 +382,7 @@ impl Prepared {
                 return Err(explain(io::Error::other(what)));
             }
         }
+        self.fill_store().map_err(explain)?;
         let fields: Vec<(&str, &str)> = self
             .request_fields
             .iter()
@@ -323,9 +392,29 @@ impl Prepared {
         Ok(())
     }
 
-    /// The process that works beside the peer (Tyk's Redis).
+    /// Brings the candidate's keys into its store.
+    fn fill_store(&self) -> io::Result<()> {
+        let Some(keys) = &self.candidate.keys else {
+            return Ok(());
+        };
+        let names: Vec<String> = (0..keys.count).map(keys::name).collect();
+        let session = keys.session(self.candidate.apis);
+        match (self.redis, keys.through) {
+            (Some(redis), Through::Store) => {
+                keys::write(&mut Redis::connect(redis)?, &names, &session)
+            }
+            _ => keys::create(self.address, &names, &session),
+        }
+    }
+
+    /// The process that works beside the peer (its Redis).
     pub fn companion(&self) -> Option<&Running> {
-        self.companion.as_ref()
+        self.companion.as_ref().and_then(Server::running)
+    }
+
+    /// The Redis its file names.
+    pub fn redis(&self) -> Option<SocketAddr> {
+        self.redis
     }
 
     /// Makes a started peer read its files again; returns what its answer says it has done.
@@ -430,6 +519,25 @@ impl Running {
         !matches!(self.child.try_wait(), Ok(None))
     }
 
+    /// Ends the process as a crash would, and waits for its end.
+    pub fn kill(&mut self) -> io::Result<()> {
+        self.child.kill()?;
+        self.child.wait().map(drop)
+    }
+
+    /// Asks the process to end and waits for it, at most `limit`.
+    pub fn end(&mut self, limit: Duration) -> io::Result<()> {
+        sys::kill(self.pid(), libc::SIGTERM)?;
+        let until = Instant::now() + limit;
+        while !self.has_ended() {
+            if Instant::now() > until {
+                return Err(io::Error::other(format!("{} does not end", self.name)));
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+
     /// The last lines of its output.
     pub fn log_tail(&self) -> String {
         let path = self.folder.join(format!("{}.log", self.name));
@@ -511,33 +619,6 @@ pub fn start_origin(
     Ok((running, address))
 }
 
-fn start_redis(bench: &Bench, folder: &Path) -> io::Result<(Running, SocketAddr)> {
-    let binary = bench
-        .tool("redis-server")
-        .ok_or_else(|| io::Error::other("redis-server is not installed"))?;
-    let address = sys::free_address()?;
-    let mut command = Command::new(binary);
-    command
-        .args(["--bind", "127.0.0.1", "--port"])
-        .arg(address.port().to_string())
-        .args(["--save", "", "--appendonly", "no", "--dir"])
-        .arg(folder);
-    let setup = ChildSetup {
-        core: bench.load_core,
-        descriptors_max: None,
-        die_with_parent: true,
-    };
-    let running = Running::spawn("redis", command, folder, setup)?;
-    let until = Instant::now() + Duration::from_secs(10);
-    while sys::connect_blocking(address, Duration::from_secs(1)).is_err() {
-        if Instant::now() > until {
-            return Err(io::Error::other("redis-server does not answer"));
-        }
-        thread::sleep(Duration::from_millis(5));
-    }
-    Ok((running, address))
-}
-
 /// Identifier of the nth generated API.
 pub fn api_id(nth: usize) -> String {
     format!("load{nth:05}")
@@ -582,7 +663,7 @@ fn fill_json(template: &str, names: &BTreeMap<&'static str, String>) -> io::Resu
 }
 
 /// Lays `over` on `base`: objects merge, everything else replaces; null changes nothing.
-fn merge(base: &mut Value, over: &Value) {
+pub fn merge(base: &mut Value, over: &Value) {
     match (base, over) {
         (_, Value::Null) => {}
         (Value::Object(base), Value::Object(over)) => {
@@ -592,6 +673,15 @@ fn merge(base: &mut Value, over: &Value) {
         }
         (base, over) => *base = over.clone(),
     }
+}
+
+/// What makes a generated API ask for a key.
+pub fn keyed_api() -> Value {
+    json!({
+        "use_keyless": false,
+        "use_standard_auth": true,
+        "auth": {"auth_header_name": "Authorization"},
+    })
 }
 
 /// HAProxy needs two descriptors per connection and a few for itself.
@@ -621,13 +711,8 @@ mod tests {
 
     fn candidate(kind: Kind, apis: usize) -> Candidate {
         Candidate {
-            name: format!("{kind:?}"),
-            kind,
             apis,
-            api: Value::Null,
-            conf: Value::Null,
-            setup: Vec::new(),
-            request_fields: BTreeMap::new(),
+            ..Candidate::new(&format!("{kind:?}"), kind)
         }
     }
 
@@ -667,5 +752,22 @@ mod tests {
         assert_eq!(api["proxy"]["target_url"], "http://127.0.0.1:9/");
         assert_eq!(api["use_keyless"], false);
         assert_eq!(prepared.base_path, "/api-00001/");
+    }
+
+    #[test]
+    fn a_gateway_with_keys_asks_for_them_and_finds_its_redis() {
+        let mut bench = bench();
+        bench.binaries.insert("penstock".into(), "/bin/true".into());
+        let mut candidate = candidate(Kind::Penstock, 1);
+        candidate.keys = Some(keys::Keys::unlimited(10));
+        let (origin, redis) = (([127, 0, 0, 1], 9).into(), ([127, 0, 0, 1], 7).into());
+        let prepared = Prepared::beside(&candidate, &bench, origin, Some(redis)).unwrap();
+        let read = |name: &str| -> Value {
+            let text = fs::read_to_string(prepared.folder.path().join(name)).unwrap();
+            serde_json::from_str(&text).unwrap()
+        };
+        assert_eq!(read("tyk.conf")["storage"]["port"], 7);
+        assert_eq!(read("apps/load00000.json")["use_keyless"], false);
+        assert_eq!(prepared.request_fields["Authorization"], keys::name(0));
     }
 }

@@ -34,6 +34,7 @@ const fn figure(name: &'static str, unit: &'static str, decimals: usize) -> Figu
 pub const FIGURES: &[Figure] = &[
     figure("cpu_us", "µs CPU per response", 2),
     figure("cpu_s_per_gb", "CPU s per GB", 3),
+    figure("cpu_all_us", "µs CPU per response, Redis included", 2),
     figure("companion_cpu_us", "µs CPU of Redis per response", 2),
     figure("responses_per_s", "responses/s", 0),
     figure("gb_per_s", "GB/s", 3),
@@ -56,12 +57,18 @@ pub const FIGURES: &[Figure] = &[
     figure("responses", "", 0),
     figure("non_2xx", "", 1),
     figure("failures", "", 1),
+    figure("refused_share", "share of right refusals", 4),
+    figure("records_lost", "", 1),
+    figure("records_extra", "", 1),
     figure("seconds", "s", 3),
     figure("generator_cpu_s", "CPU s", 3),
     figure("origin_cpu_s", "CPU s", 3),
     figure("other_cores", "cores busy with other work", 2),
     figure("stolen_cores", "cores", 2),
 ];
+
+/// Figures that must be 0 everywhere.
+const FAULTS: &[&str] = &["non_2xx", "failures", "records_lost", "records_extra"];
 
 /// One slot: a candidate measured once.
 #[derive(Clone, Debug)]
@@ -178,8 +185,7 @@ impl Section {
     pub fn faults(&self) -> u64 {
         self.rows
             .iter()
-            .flat_map(|r| [r.values.get("non_2xx"), r.values.get("failures")])
-            .flatten()
+            .flat_map(|r| FAULTS.iter().filter_map(|name| r.values.get(name)))
             .sum::<f64>() as u64
     }
 

@@ -18,8 +18,10 @@ use serde_json::json;
 use crate::{
     client::{Client, Outcome, Request},
     drive::{self, Edge},
+    fleet::{Neighbours, Pump},
+    heads::Heads,
     open,
-    peer::{self, Bench, Folder, Prepared, Running},
+    peer::{self, Bench, Folder, Prepared, Running, SECRET},
     process::{MachineCpu, Tree, machine_cpu},
     report::{self, Row, Section},
     scenario::{Kind, Mode, Scenario},
@@ -235,8 +237,18 @@ fn measure(scenario: &Scenario, settings: &Settings) -> io::Result<Vec<Row>> {
         let prepared = Prepared::new(candidate, bench, origin_address)?;
         prepared.check_files()?;
         let stays = matches!(scenario.mode, Mode::Closed | Mode::Open | Mode::Reload);
+        let redis = prepared.redis();
+        let neighbours = redis.filter(|_| candidate.neighbours > 0);
+        let neighbours = neighbours.map(|r| Neighbours::start(r, candidate.neighbours, SECRET));
+        let pump = redis.filter(|_| candidate.pump).map(Pump::start);
         let running = if stays { prepared.start()? } else { None };
-        peers.push(Peer { prepared, running });
+        peers.push(Peer {
+            prepared,
+            running,
+            keys: candidate.keys.as_ref().map_or(1, |keys| keys.count),
+            pump,
+            _neighbours: neighbours,
+        });
     }
     if peers.is_empty() {
         return Err(io::Error::other(format!(
@@ -250,6 +262,11 @@ fn measure(scenario: &Scenario, settings: &Settings) -> io::Result<Vec<Row>> {
         origin_address,
         seed: 0,
     };
+    if scenario.prepare_s > 0.0 {
+        for peer in &peers {
+            lab.prepare(peer)?;
+        }
+    }
     let mut order: Vec<usize> = (0..peers.len()).collect();
     order.extend((0..peers.len()).rev());
     let mut rows = Vec::new();
@@ -274,8 +291,12 @@ fn measure(scenario: &Scenario, settings: &Settings) -> io::Result<Vec<Row>> {
 }
 
 struct Peer {
-    prepared: Prepared,
     running: Option<Running>,
+    prepared: Prepared,
+    /// Requests draw one of so many.
+    keys: u32,
+    pump: Option<Pump>,
+    _neighbours: Option<Neighbours>,
 }
 
 /// What all slots of a scenario share.
@@ -313,17 +334,52 @@ impl Lab<'_> {
         request
     }
 
-    fn closed(&self, peer: &Peer, connections: usize) -> io::Result<Values> {
+    fn heads(&self, peer: &Peer) -> Heads {
+        Heads::drawn(self.request(&peer.prepared).encode(), peer.keys, self.seed)
+    }
+
+    /// Load that nobody measures.
+    fn prepare(&self, peer: &Peer) -> io::Result<()> {
+        let span = Duration::from_secs_f64(self.scenario.prepare_s);
+        eprintln!(
+            "{}: {span:?} of load before the first round",
+            self.scenario.name
+        );
+        match self.scenario.mode {
+            Mode::Open | Mode::Reload => {
+                let load = open::Load {
+                    measure: span,
+                    ..self.open_load(peer)
+                };
+                open::drive(&load, &mut |_| {}).map(drop)
+            }
+            _ => {
+                let load = drive::Load {
+                    measure: span,
+                    ..self.closed_load(peer, self.scenario.connections)
+                };
+                drive::drive(&load, &mut |_| {}).map(drop)
+            }
+        }
+    }
+
+    fn closed_load(&self, peer: &Peer, connections: usize) -> drive::Load {
         let request = self.request(&peer.prepared);
-        let load = drive::Load {
+        drive::Load {
             target: peer.prepared.address,
             connections,
-            head: request.encode(),
+            heads: self.heads(peer),
             upload_bytes: request.upload_bytes.unwrap_or(0),
             new_connection: request.close,
+            refusals: self.scenario.refusals.clone(),
             warm_up: Duration::from_secs_f64(self.scenario.warm_up_s),
             measure: Duration::from_secs_f64(self.scenario.seconds),
-        };
+        }
+    }
+
+    fn closed(&self, peer: &Peer, connections: usize) -> io::Result<Values> {
+        let load = self.closed_load(peer, connections);
+        let records = peer.pump.as_ref().map(Pump::settled);
         let mut meter = Meter::new(peer, &self.origin);
         let tally = drive::drive(&load, &mut |edge| meter.read(edge))?;
         let mut values = meter.values(tally.seconds, tally.generator_cpu_ns);
@@ -336,10 +392,24 @@ impl Lab<'_> {
         values.insert("responses_per_s", tally.responses as f64 / tally.seconds);
         values.insert("non_2xx", tally.non_2xx as f64);
         values.insert("failures", tally.failures as f64);
+        if !load.refusals.is_empty() {
+            values.insert(
+                "refused_share",
+                tally.refused as f64 / tally.responses as f64,
+            );
+        }
+        count_records(
+            peer,
+            records,
+            tally.answered_in_all,
+            tally.asked_in_all,
+            &mut values,
+        );
         Ok(values)
     }
 
     fn open(&self, peer: &Peer) -> io::Result<Values> {
+        let records = peer.pump.as_ref().map(Pump::settled);
         let mut meter = Meter::new(peer, &self.origin);
         let tally = self.offer(peer, &mut |edge| meter.read(edge))?;
         let mut values = meter.values(tally.seconds, tally.generator_cpu_ns);
@@ -352,20 +422,34 @@ impl Lab<'_> {
         values.insert("max_us", tally.latency.max() as f64 / 1e3);
         values.insert("non_2xx", tally.non_2xx as f64);
         values.insert("failures", tally.failures as f64);
+        if !self.scenario.refusals.is_empty() {
+            values.insert("refused_share", tally.refused as f64 / tally.due as f64);
+        }
+        count_records(
+            peer,
+            records,
+            tally.answered_in_all,
+            tally.asked_in_all,
+            &mut values,
+        );
         Ok(values)
     }
 
     fn offer(&self, peer: &Peer, edge: &mut dyn FnMut(Edge)) -> io::Result<open::Tally> {
-        let load = open::Load {
+        open::drive(&self.open_load(peer), edge)
+    }
+
+    fn open_load(&self, peer: &Peer) -> open::Load {
+        open::Load {
             target: peer.prepared.address,
             connections: self.scenario.connections,
-            head: self.request(&peer.prepared).encode(),
+            heads: self.heads(peer),
+            refusals: self.scenario.refusals.clone(),
             rate: self.scenario.rate,
             seed: self.seed,
             warm_up: Duration::from_secs_f64(self.scenario.warm_up_s),
             measure: Duration::from_secs_f64(self.scenario.seconds),
-        };
-        open::drive(&load, edge)
+        }
     }
 
     /// One window without and one with a reload a third into it; one definition has changed.
@@ -457,6 +541,17 @@ impl Lab<'_> {
         *values.entry("failures").or_insert(0.0) += f64::from(lost);
         Ok(values)
     }
+}
+
+/// Compares the records of a slot with its requests, warm-up and end included.
+fn count_records(peer: &Peer, before: Option<u64>, answered: u64, asked: u64, values: &mut Values) {
+    let (Some(pump), Some(before)) = (&peer.pump, before) else {
+        return;
+    };
+    let records = pump.settled() - before;
+    // What was asked and cut off at the end may or may not have been recorded.
+    values.insert("records_lost", answered.saturating_sub(records) as f64);
+    values.insert("records_extra", records.saturating_sub(asked) as f64);
 }
 
 /// Opens connections `from..to` and lets each make one request, 32 at a time.
@@ -612,6 +707,7 @@ impl Meter {
         if self.companion.is_some() {
             let companion = self.between(|r| r.companion_ns);
             values.insert("companion_cpu_us", companion * 1e6 / responses);
+            values.insert("cpu_all_us", (self.cpu_s() + companion) * 1e6 / responses);
         }
     }
 }

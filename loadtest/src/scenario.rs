@@ -9,6 +9,8 @@ use std::{
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::keys::Keys;
+
 /// One measurement, as written in its file.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -25,6 +27,12 @@ pub struct Scenario {
     pub warm_up_s: f64,
     #[serde(default = "defaults::seconds")]
     pub seconds: f64,
+    /// Seconds of load before the first round, so that windows are as full as they get.
+    #[serde(default)]
+    pub prepare_s: f64,
+    /// Statuses that are right besides 2xx.
+    #[serde(default)]
+    pub refusals: Vec<u16>,
     #[serde(default = "defaults::rounds")]
     pub rounds: usize,
     /// Path behind the listen path, without a leading slash.
@@ -88,6 +96,47 @@ pub struct Candidate {
     /// Fields this candidate's requests carry.
     #[serde(default)]
     pub request_fields: BTreeMap<String, String>,
+    #[serde(default)]
+    pub store: StoreKind,
+    /// The API asks for a key; requests carry one of these.
+    #[serde(default)]
+    pub keys: Option<Keys>,
+    /// Further nodes in its Redis that only say that they are there.
+    #[serde(default)]
+    pub neighbours: usize,
+    /// Records are taken out of its Redis and counted: as many as requests, or the run fails.
+    #[serde(default)]
+    pub pump: bool,
+}
+
+/// Where a gateway keeps its keys and counters.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StoreKind {
+    /// Inside the process (Tyk has none and always gets a Redis).
+    #[default]
+    Embedded,
+    /// A Redis of its own for this run.
+    Redis,
+}
+
+impl Candidate {
+    /// One API without keys, nothing special.
+    pub fn new(name: &str, kind: Kind) -> Self {
+        Self {
+            name: name.to_owned(),
+            kind,
+            apis: 1,
+            api: Value::Null,
+            conf: Value::Null,
+            setup: Vec::new(),
+            request_fields: BTreeMap::new(),
+            store: StoreKind::default(),
+            keys: None,
+            neighbours: 0,
+            pump: false,
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
@@ -186,6 +235,17 @@ impl Scenario {
                 return Err(format!("no figure is called {figure:?}"));
             }
         }
+        for candidate in &self.candidates {
+            let needs_redis = candidate.neighbours > 0 || candidate.pump;
+            let has_redis = candidate.store == StoreKind::Redis || candidate.kind == Kind::Tyk;
+            if needs_redis && !has_redis {
+                return Err(format!("{}: this needs store = \"redis\"", candidate.name));
+            }
+            let count = candidate.keys.as_ref().map_or(1, |keys| keys.count);
+            if count == 0 || count > crate::keys::COUNT_MAX {
+                return Err(format!("{}: {count} keys", candidate.name));
+            }
+        }
         if matches!(self.mode, Mode::Open | Mode::Reload) && self.rate <= 0.0 {
             return Err("this mode needs a rate".to_owned());
         }
@@ -280,6 +340,8 @@ mod tests {
             "no figure",
         );
         refused(&format!("speed = 1\n{head}"), "speed");
+        refused(&format!("{head}pump = true"), "redis");
+        refused(&format!("{head}keys = {{ count = 0 }}"), "0 keys");
     }
 
     #[test]

@@ -136,11 +136,6 @@ const API_ROWS: &[Row<ApiDefinition>] = &[
         |a| !a.pinned_public_keys.is_empty() && !a.certificate_pinning_disabled,
     ),
     refuse(
-        "/strip_auth_data",
-        "stripping of credentials is not there yet",
-        |a| a.strip_auth_data && !a.use_keyless,
-    ),
-    refuse(
         "/auth_provider/storage_engine",
         "this store of keys is not there yet",
         |a| matches!(a.auth_provider.storage_engine.as_str(), "ldap" | "rpc"),
@@ -161,18 +156,6 @@ const API_ROWS: &[Row<ApiDefinition>] = &[
         "CORS is not there yet; OPTIONS takes the whole chain",
         |a| a.cors.options_passthrough && !a.cors.enable,
     ),
-    // Limits.
-    warn("/global_rate_limit", "rate limits are not there yet", |a| {
-        a.global_rate_limit.rate > 0.0 && !a.global_rate_limit.disabled && !a.disable_rate_limit
-    }),
-    warn(
-        "/disable_rate_limit",
-        "rate limits of keys are not there yet",
-        |a| !a.use_keyless && !a.disable_rate_limit,
-    ),
-    warn("/disable_quota", "quotas of keys are not there yet", |a| {
-        !a.use_keyless && !a.disable_quota
-    }),
     // Comfort.
     warn(
         "/cache_options/enable_cache",
@@ -201,12 +184,12 @@ const API_ROWS: &[Row<ApiDefinition>] = &[
     }),
     warn(
         "/enable_detailed_recording",
-        "analytics are not there yet",
+        "records of whole requests are not there yet",
         |a| a.enable_detailed_recording,
     ),
     warn(
         "/analytics_plugin/enable",
-        "analytics are not there yet",
+        "Go plugins are not there yet",
         |a| a.analytics_plugin.enable,
     ),
 ];

@@ -13,7 +13,9 @@ use std::{
 use regex_automata::meta::Regex;
 
 use crate::{
+    analytics::Identity,
     apidef::{ApiDefinition, go_regex},
+    auth::limits::Limits,
     session::Session,
 };
 
@@ -87,8 +89,24 @@ pub struct Access {
     pub is_admitted: bool,
     /// Empty: every path.
     pub allowed_urls: Box<[AllowedUrl]>,
+    pub limits: Limits,
+    /// What records of the key have in common.
+    pub identity: Identity,
     loaded: Instant,
     is_stale: AtomicBool,
+}
+
+/// Tags in Tyk's order (`getSessionTags`).
+fn identity(session: &Session, key_name: &str) -> Identity {
+    let policies = session.policy_ids().iter().map(|id| format!("pol-{id}"));
+    let developer = match session.meta_data.get("tyk_developer_id") {
+        Some(serde_json::Value::String(id)) => Some(format!("dev-{id}")),
+        _ => None,
+    };
+    let tags = policies
+        .chain(developer)
+        .chain(session.tags.iter().cloned());
+    Identity::new(key_name, &session.alias, &session.oauth_client_id, tags)
 }
 
 /// One entry of `allowed_urls`.
@@ -109,18 +127,22 @@ impl Access {
         session: Arc<Session>,
         scope: &Scope,
         allowed_urls: Box<[AllowedUrl]>,
+        limits: Limits,
         loaded: Instant,
     ) -> Self {
         let rights = &session.access_rights;
         let is_admitted = scope.kind == Kind::Organisation
             || rights.is_empty()
             || rights.get(&scope.api_id).is_some();
+        let identity = identity(&session, &key_name);
         Self {
             is_admitted,
             key_id,
             key_name,
             session,
             allowed_urls,
+            limits,
+            identity,
             loaded,
             is_stale: AtomicBool::new(false),
         }

@@ -27,8 +27,12 @@ use tokio::sync::Semaphore;
 
 use crate::{
     apidef::url_regex,
-    auth::access::{Access, AllowedUrl, Kind, Scope},
+    auth::{
+        access::{Access, AllowedUrl, Kind, Scope},
+        limits::Limits,
+    },
     hash::{Candidate, HashFn, KeyNaming},
+    limit::Cells,
     mailbox::{Desk, Question},
     policy::{self, Policies},
     session::Session,
@@ -62,6 +66,7 @@ pub struct Directory {
     naming: KeyNaming,
     owner: Arc<Owner>,
     policies: Arc<policy::Current>,
+    cells: Arc<Cells>,
     /// How long an access counts without being read again.
     fresh: Duration,
     state: Mutex<State>,
@@ -85,12 +90,14 @@ impl Directory {
         naming: KeyNaming,
         owner: Arc<Owner>,
         policies: Arc<policy::Current>,
+        cells: Arc<Cells>,
         fresh: Duration,
     ) -> Self {
         Self {
             naming,
             owner,
             policies,
+            cells,
             fresh,
             state: Mutex::default(),
             changes: AtomicU64::new(0),
@@ -274,6 +281,7 @@ impl Directory {
             }
         }
         let allowed_urls = self.allowed_urls(scope, &session);
+        let limits = Limits::of(&session, scope, &candidate.name, &self.cells);
         let session = Arc::new(session);
         Some(Access::new(
             candidate.key,
@@ -281,6 +289,7 @@ impl Directory {
             session,
             scope,
             allowed_urls,
+            limits,
             now,
         ))
     }
@@ -366,6 +375,7 @@ mod tests {
     use super::*;
     use crate::{
         apidef::ApiDefinition,
+        limit::Settings,
         storage::tests::{Stub, paused},
     };
 
@@ -394,7 +404,13 @@ mod tests {
             };
             Self {
                 stub,
-                directory: Directory::new(naming, owner, Arc::default(), fresh),
+                directory: Directory::new(
+                    naming,
+                    owner,
+                    Arc::default(),
+                    Cells::new(Settings::default()).0,
+                    fresh,
+                ),
                 scope: Arc::new(Scope::of_api(&api)),
             }
         }

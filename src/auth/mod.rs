@@ -2,4 +2,7 @@
 
 pub mod access;
 pub mod directory;
+pub mod keyspace;
+pub mod limits;
+pub mod password;
 pub mod token;

@@ -5,7 +5,10 @@
 
 use std::fmt;
 
-use crate::config::{Config, penstock::parse_network};
+use crate::{
+    config::{Config, Storage, StoreKind, penstock::parse_network},
+    hash::HashFn,
+};
 
 /// One remark on a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +53,7 @@ impl Config {
         let mut found = Findings(Vec::new());
         self.check_secret(&mut found);
         self.check_values(&mut found);
+        self.check_stores(&mut found);
         self.check_penstock(&mut found);
         self.check_protection_not_there(&mut found);
         self.check_additions_not_there(&mut found);
@@ -107,14 +111,22 @@ impl Config {
                 ),
             );
         }
-        if self.storage.store_kind().is_none() {
-            found.refuse(
-                "/storage/type",
-                format!(
-                    "unknown type {:?}; use redis, or embedded for the store inside the process",
-                    self.storage.kind
-                ),
-            );
+        let functions = [
+            ("/hash_key_function", &self.hash_key_function, "murmur64"),
+            (
+                "/basic_auth_hash_key_function",
+                &self.basic_auth_hash_key_function,
+                "bcrypt",
+            ),
+        ];
+        for (pointer, name, instead) in functions {
+            let is_bcrypt = pointer.starts_with("/basic") && name == "bcrypt";
+            if !name.is_empty() && HashFn::parse(name).is_none() && !is_bcrypt {
+                found.warn(
+                    pointer,
+                    format!("unknown function {name:?}; {instead} is used, as in Tyk"),
+                );
+            }
         }
         let options = &self.http_server_options;
         let versions = [
@@ -162,6 +174,39 @@ impl Config {
                 "/http_server_options",
                 "a negative timeout counts as not set".to_owned(),
             );
+        }
+    }
+
+    fn check_stores(&self, found: &mut Findings) {
+        let separate = self.enable_separate_analytics_store && self.enable_analytics;
+        let stores = [
+            (true, "/storage", "/storage/type", &self.storage),
+            (
+                self.enable_separate_cache_store,
+                "/cache_storage",
+                "/cache_storage/type",
+                &self.cache_storage,
+            ),
+            (
+                separate,
+                "/analytics_storage",
+                "/analytics_storage/type",
+                &self.analytics_storage,
+            ),
+        ];
+        for (is_used, pointer, type_pointer, store) in stores {
+            match store.store_kind() {
+                _ if !is_used => {}
+                None => found.refuse(
+                    type_pointer,
+                    format!(
+                        "unknown type {:?}; use redis, or embedded for the store inside the process",
+                        store.kind
+                    ),
+                ),
+                Some(StoreKind::Embedded) => {}
+                Some(StoreKind::Redis) => check_redis(pointer, store, found),
+            }
         }
     }
 
@@ -288,12 +333,6 @@ impl Config {
                 "/opentelemetry",
                 "OpenTelemetry",
             ),
-            (!self.enable_analytics, "/enable_analytics", "analytics"),
-            (
-                !self.enforce_org_quotas,
-                "/enforce_org_quotas",
-                "quotas of organisations",
-            ),
             (!self.enable_jsvm, "/enable_jsvm", "JavaScript"),
             (
                 !self.coprocess_options.enable_coprocess,
@@ -341,26 +380,21 @@ impl Config {
                 "/ssl_force_common_name_check",
                 "the check of common names beside that of certificates",
             ),
-            (!self.hash_keys, "/hash_keys", "hashed keys"),
             (
                 self.version_header.is_empty(),
                 "/version_header",
                 "the version in answers",
+            ),
+            (
+                !self.health_check.enable_health_checks,
+                "/health_check",
+                "figures of /tyk/health (/metrics has others)",
             ),
             (!self.track_404_logs, "/track_404_logs", "a log of 404s"),
             (
                 !self.access_logs.enabled,
                 "/access_logs",
                 "Tyk's access log (penstock.access_log is there)",
-            ),
-            (
-                !(self.enable_fixed_window_rate_limiter
-                    || self.enable_redis_rolling_limiter
-                    || self.enable_sentinel_rate_limiter
-                    || self.enable_rate_limit_smoothing
-                    || self.enable_non_transactional_rate_limiter),
-                "/enable_redis_rolling_limiter",
-                "rate limits of any kind",
             ),
         ];
         for (fine, pointer, what) in missing {
@@ -374,6 +408,50 @@ impl Config {
                 "is empty: definitions are read from the current folder".to_owned(),
             );
         }
+    }
+}
+
+/// What cannot be opened at all is refused where it is (`storage::opener`); here is what would be
+/// ignored in silence.
+fn check_redis(pointer: &'static str, store: &Storage, found: &mut Findings) {
+    let addresses = store.addresses().len();
+    let is_one = store.master_name.is_empty() && !store.enable_cluster;
+    let remarks = [
+        (
+            is_one && addresses > 1,
+            "several addresses, but neither enable_cluster nor master_name: only the first is used",
+        ),
+        (
+            store.enable_cluster && !store.master_name.is_empty(),
+            "master_name and enable_cluster: the sentinels win, as in Tyk",
+        ),
+        (
+            store.enable_cluster && store.master_name.is_empty() && store.database != 0,
+            "a cluster has one database: database is ignored",
+        ),
+        (
+            !store.use_ssl && (!store.ca_file.is_empty() || !store.cert_file.is_empty()),
+            "certificates without use_ssl: the connection is not encrypted",
+        ),
+        (
+            store.use_ssl && store.cert_file.is_empty() != store.key_file.is_empty(),
+            "cert_file and key_file go together: the one is ignored",
+        ),
+        (
+            store.use_ssl && store.ssl_insecure_skip_verify,
+            "ssl_insecure_skip_verify: whoever answers at that address is believed",
+        ),
+        (
+            store.password.as_str().is_empty() && !store.username.is_empty(),
+            "username without password: nobody logs in",
+        ),
+    ];
+    for (_, text) in remarks.iter().filter(|(applies, _)| *applies) {
+        found.warn(pointer, (*text).to_owned());
+    }
+    if store.use_ssl && matches!(store.tls_min_or_default(), "1.0" | "1.1") {
+        let text = "TLS below 1.2 is not spoken; 1.2 is the minimum";
+        found.warn(pointer, text.to_owned());
     }
 }
 

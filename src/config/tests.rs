@@ -518,6 +518,39 @@ fn a_secret_that_anybody_knows_is_refused_where_others_can_reach_it() {
 }
 
 #[test]
+fn what_a_store_would_ignore_in_silence_is_told() {
+    let (error, warning) = (Some(Severity::Error), Some(Severity::Warning));
+    let redis = |more: &str| format!(r#"{{"storage": {{"type": "redis"{more}}}}}"#);
+    for odd in [
+        r#", "addrs": ["a:1", "b:1"]"#,
+        r#", "enable_cluster": true, "master_name": "m""#,
+        r#", "enable_cluster": true, "database": 1"#,
+        r#", "ca_file": "ca.pem""#,
+        r#", "use_ssl": true, "cert_file": "cert.pem""#,
+        r#", "use_ssl": true, "ssl_insecure_skip_verify": true"#,
+        r#", "use_ssl": true, "tls_min_version": "1.1""#,
+        r#", "username": "u""#,
+    ] {
+        finding(&redis(odd), "/storage", warning);
+    }
+    for fine in [
+        "",
+        r#", "addrs": ["a:1", "b:1"], "enable_cluster": true"#,
+        r#", "addrs": ["a:1", "b:1"], "master_name": "m", "database": 1"#,
+        r#", "use_ssl": true, "cert_file": "cert.pem", "key_file": "key.pem""#,
+    ] {
+        finding(&redis(fine), "/storage", None);
+    }
+    let other = r#""cache_storage": {"type": "mongo"}"#;
+    finding(&format!("{{{other}}}"), "/cache_storage/type", None);
+    finding(
+        &format!(r#"{{"enable_separate_cache_store": true, {other}}}"#),
+        "/cache_storage/type",
+        error,
+    );
+}
+
+#[test]
 fn values_without_meaning_are_refused_before_start() {
     let error = Some(Severity::Error);
     finding(r#"{"listen_port": 65536}"#, "/listen_port", error);
@@ -584,7 +617,6 @@ fn values_without_meaning_are_refused_before_start() {
         Some(Severity::Warning),
     );
     for (text, pointer) in [
-        (r#"{"hash_keys": true}"#, "/hash_keys"),
         (r#"{"max_conn_time": 1}"#, "/max_conn_time"),
         (
             r#"{"http_server_options": {"read_timeout": 1}}"#,

@@ -12,7 +12,11 @@ use axum::{
 };
 use serde::Serialize;
 
-use crate::{gateway::reload::Readiness, metrics::Registry, storage::Probe};
+use crate::{
+    gateway::reload::{Gateway, Readiness},
+    metrics::Registry,
+    storage::Probe,
+};
 
 #[derive(Serialize)]
 struct Hello {
@@ -85,6 +89,35 @@ pub(super) fn ready(readiness: Readiness, registry: &Registry) -> Response {
             Json(serde_json::json!({"status": status, "degraded": is_degraded})).into_response()
         }
     }
+}
+
+/// `GET /tyk/health`: figures of one API, off by default and deprecated in Tyk.
+///
+/// `// Tyk differs:` there are no such figures here; who has switched them on is told where to find
+/// others.
+pub(super) fn api_health(
+    is_enabled: bool,
+    gateway: &dyn Gateway,
+    asked: &[(String, String)],
+) -> (StatusCode, String) {
+    let api_id = asked.iter().find(|(key, _)| key == "api_id");
+    let api_id = api_id.map_or("", |(_, value)| value.as_str());
+    let (status, why) = if !is_enabled {
+        (
+            StatusCode::BAD_REQUEST,
+            "Health checks are not enabled for this node",
+        )
+    } else if api_id.is_empty() {
+        (StatusCode::BAD_REQUEST, "missing api_id parameter")
+    } else if !gateway.definitions().iter().any(|api| api.api_id == api_id) {
+        (StatusCode::NOT_FOUND, "API ID not found")
+    } else {
+        (
+            StatusCode::NOT_IMPLEMENTED,
+            "Health figures of an API are not there; /metrics has them",
+        )
+    };
+    (status, why.to_owned())
 }
 
 /// The Prometheus page.

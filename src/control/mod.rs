@@ -13,12 +13,17 @@
 //! `gateway/api.go`.
 
 mod apis;
+mod cache;
 mod health;
+mod keys;
 mod oas;
+mod org_keys;
+mod policies;
 mod reload;
+mod schema;
 mod versions;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use axum::{
     Router,
@@ -26,16 +31,21 @@ use axum::{
     extract::{DefaultBodyLimit, Path, Query, State},
     http::{HeaderValue, Method, Request, StatusCode, Uri, header},
     response::{IntoResponse as _, Response},
-    routing::{any, get},
+    routing::{any, delete, get, post},
 };
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 use tower::ServiceExt as _;
 
 use crate::{
+    auth::keyspace::Keyspace,
     config::Config,
-    gateway::reload::{Bell, Gateway},
+    gateway::{
+        folder::Folder,
+        reload::{Bell, Gateway},
+    },
     metrics::Registry,
+    policy,
     storage::{Liveness, Owner},
 };
 
@@ -103,6 +113,8 @@ pub struct Setup<'a> {
     pub owner: Arc<Owner>,
     pub liveness: Arc<Liveness>,
     pub registry: Arc<Registry>,
+    pub keyspace: Arc<Keyspace>,
+    pub policies: Arc<policy::Current>,
 }
 
 /// The control API.
@@ -118,12 +130,20 @@ struct Parts {
     /// Restricts `/tyk/*` to this host; empty: any.
     hostname: String,
     content_bytes_max: u64,
-    files: apis::AppFiles,
+    files: Folder,
     gateway: Arc<dyn Gateway>,
     bell: Bell,
     owner: Arc<Owner>,
     liveness: Arc<Liveness>,
     registry: Arc<Registry>,
+    keys: keys::Keys,
+    keyspace: Arc<Keyspace>,
+    policies: Arc<policy::Current>,
+    policy_files: Folder,
+    /// `suppress_default_org_store`
+    suppresses_default_org: bool,
+    /// `health_check.enable_health_checks`
+    has_health: bool,
 }
 
 impl Control {
@@ -138,7 +158,18 @@ impl Control {
                 .http_server_options
                 .request_body_bytes_max()
                 .unwrap_or(CONTENT_BYTES_MAX),
-            files: apis::AppFiles::new(config.app_dir()),
+            files: Folder::new(config.app_dir()),
+            keys: keys::Keys::new(
+                config,
+                Arc::clone(&setup.keyspace),
+                Arc::clone(&setup.policies),
+                Arc::clone(&setup.gateway),
+            ),
+            keyspace: setup.keyspace,
+            policies: setup.policies,
+            policy_files: Folder::new(policy_dir(config)),
+            suppresses_default_org: config.suppress_default_org_store,
+            has_health: config.health_check.enable_health_checks,
             gateway: setup.gateway,
             bell: setup.bell,
             owner: setup.owner,
@@ -204,10 +235,7 @@ impl Control {
                 Ok(leave) => Some(leave),
                 Err(error) => {
                     let why = error.to_string();
-                    let mut response = refusal(StatusCode::SERVICE_UNAVAILABLE, &why);
-                    let after = HeaderValue::from_static("1");
-                    response.headers_mut().insert(header::RETRY_AFTER, after);
-                    return response;
+                    return refusal(StatusCode::SERVICE_UNAVAILABLE, &why);
                 }
             }
         } else {
@@ -259,10 +287,7 @@ impl Parts {
 
 /// Every route, as Tyk's `loadControlAPIEndpoints`.
 fn routes(paths: &Paths) -> Router<Arc<Parts>> {
-    type Shared = State<Arc<Parts>>;
-    type Asked = Query<Vec<(String, String)>>;
     let text = |path: &[u8]| String::from_utf8_lossy(path).into_owned();
-    let not_there_yet = || any(async || not_there_yet());
     let hello = get(async |State(parts): Shared| health::hello(parts.liveness.last().as_deref()))
         .fallback(async || refusal(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed"));
     let public = [
@@ -298,7 +323,7 @@ fn routes(paths: &Paths) -> Router<Arc<Parts>> {
         )
         .route(
             "/tyk/reload/group",
-            get(async |State(parts): Shared| reload::group(&parts.bell)),
+            get(async |State(parts): Shared| reload::group(&parts.bell, &parts.keyspace)),
         )
         .route(
             "/tyk/apis",
@@ -356,7 +381,20 @@ fn routes(paths: &Paths) -> Router<Arc<Parts>> {
             "/tyk/apis/oas",
             get(async || oas::list()).post(async || not_there_yet_oas()),
         )
-        .route("/tyk/schema", not_there_yet())
+        .route(
+            "/tyk/schema",
+            get(async |Query(asked): Asked| schema::schema(&asked)),
+        )
+        .route(
+            "/tyk/health",
+            get(async |State(parts): Shared, Query(asked): Asked| {
+                health::api_health(parts.has_health, &*parts.gateway, &asked)
+            }),
+        )
+        .route("/tyk/cache/{id}", delete(async || cache::invalidate()))
+        .merge(key_routes())
+        .merge(org_routes())
+        .merge(policy_routes())
         .fallback(async || go_error(StatusCode::NOT_FOUND, "404 page not found\n"))
         .method_not_allowed_fallback(async || {
             refusal(StatusCode::METHOD_NOT_ALLOWED, "Method not supported")
@@ -365,11 +403,116 @@ fn routes(paths: &Paths) -> Router<Arc<Parts>> {
         .layer(DefaultBodyLimit::disable())
 }
 
-fn not_there_yet() -> Response {
-    refusal(
-        StatusCode::NOT_IMPLEMENTED,
-        "This endpoint is not there yet",
-    )
+type Shared = State<Arc<Parts>>;
+type Asked = Query<Vec<(String, String)>>;
+
+fn key_routes() -> Router<Arc<Parts>> {
+    Router::new()
+        .route(
+            "/tyk/keys",
+            any(
+                async |State(parts): Shared, method: Method, Query(asked): Asked, body: Bytes| {
+                    parts.keys.call(&method, "", &asked, &body).await
+                },
+            ),
+        )
+        .route(
+            "/tyk/keys/{id}",
+            any(
+                async |State(parts): Shared,
+                       method: Method,
+                       Path(key): Path<String>,
+                       Query(asked): Asked,
+                       body: Bytes| {
+                    parts.keys.call(&method, &key, &asked, &body).await
+                },
+            ),
+        )
+        .route(
+            "/tyk/keys/policy/{id}",
+            post(
+                async |State(parts): Shared, Path(name): Path<String>, body: Bytes| {
+                    parts.keys.set_policies(&name, &body).await
+                },
+            ),
+        )
+}
+
+fn org_routes() -> Router<Arc<Parts>> {
+    let write = |action: &'static str| {
+        async move |State(parts): Shared,
+                    Path(id): Path<String>,
+                    Query(asked): Asked,
+                    body: Bytes| {
+            let target = (id.as_str(), action);
+            let suppresses = parts.suppresses_default_org;
+            let gateway = &*parts.gateway;
+            org_keys::write(&parts.keyspace, gateway, target, suppresses, &asked, &body).await
+        }
+    };
+    Router::new()
+        .route(
+            "/tyk/org/keys",
+            get(async |State(parts): Shared, Query(asked): Asked| {
+                org_keys::list(&parts.keyspace, &*parts.gateway, &asked).await
+            }),
+        )
+        .route(
+            "/tyk/org/keys/{id}",
+            get(async |State(parts): Shared, Path(id): Path<String>| {
+                org_keys::read(&parts.keyspace, &*parts.gateway, &id)
+                    .await
+                    .map(json)
+            })
+            .post(write("added"))
+            .put(write("modified"))
+            .delete(async |State(parts): Shared, Path(id): Path<String>| {
+                org_keys::delete(&parts.keyspace, &*parts.gateway, &id).await
+            }),
+        )
+}
+
+fn policy_routes() -> Router<Arc<Parts>> {
+    Router::new()
+        .route(
+            "/tyk/policies",
+            get(async |State(parts): Shared| json(policies::list(&parts.policies.load())))
+                .post(async |State(parts): Shared, body: Bytes| {
+                    policies::create(&parts.policy_files, &body).await
+                })
+                .put(async || policies::nameless("update"))
+                .delete(async || policies::nameless("delete")),
+        )
+        .route(
+            "/tyk/policies/{id}",
+            get(async |State(parts): Shared, Path(id): Path<String>| {
+                policies::read(&parts.policies.load(), &id).map(json)
+            })
+            .post(async |State(parts): Shared, body: Bytes| {
+                policies::create(&parts.policy_files, &body).await
+            })
+            .put(
+                async |State(parts): Shared, Path(id): Path<String>, body: Bytes| {
+                    policies::update(&parts.policy_files, &id, &body).await
+                },
+            )
+            .delete(async |State(parts): Shared, Path(id): Path<String>| {
+                policies::delete(&parts.policy_files, &id).await
+            }),
+        )
+}
+
+/// JSON that is text already.
+fn json(text: String) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], text).into_response()
+}
+
+/// Where the REST API writes policies; `policy_path`, else the current folder as in Tyk.
+fn policy_dir(config: &Config) -> PathBuf {
+    match config.policies.policy_path.as_str() {
+        "" => PathBuf::from("."),
+        path => PathBuf::from(path),
+    }
 }
 
 fn not_there_yet_oas() -> Response {
@@ -449,6 +592,10 @@ async fn answer(response: Response) -> Answer {
     }
     if is_json(&head.headers) {
         body = as_go(body);
+    }
+    if head.status == StatusCode::SERVICE_UNAVAILABLE && is_refusal {
+        let after = HeaderValue::from_static("1");
+        head.headers.entry(header::RETRY_AFTER).or_insert(after);
     }
     // Framing is the caller's.
     head.headers.remove(header::CONTENT_LENGTH);

@@ -5,6 +5,7 @@
 use axum::{Json, http::StatusCode};
 use serde_json::{Value, json};
 
+use crate::auth::keyspace::Keyspace;
 use crate::gateway::reload::{Bell, Gateway, NotRung, Status};
 
 /// Answers at once; with `block=true` when the reload is done, and with `dry_run=true` with what a
@@ -38,9 +39,10 @@ pub(super) async fn reload(
     }
 }
 
-/// Asks all gateways that share the store. Here: this one, until notifications are there.
-pub(super) fn group(bell: &Bell) -> Result<Json<Value>, (StatusCode, String)> {
+/// Asks all gateways that share the store; this one also when nobody can be told.
+pub(super) fn group(bell: &Bell, keyspace: &Keyspace) -> Result<Json<Value>, (StatusCode, String)> {
     bell.ring().map_err(refusal)?;
+    keyspace.notifier().group_reload();
     Ok(ok(""))
 }
 

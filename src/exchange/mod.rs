@@ -13,6 +13,7 @@ use std::{
 };
 
 use crate::{
+    analytics::Producer,
     error::Reject,
     http::h1::{self, RequestHead, ResponseHead, Span},
     metrics,
@@ -24,6 +25,7 @@ use crate::{
 };
 
 pub mod body;
+pub mod limits;
 pub mod path_set;
 pub mod sessions;
 
@@ -68,6 +70,11 @@ pub struct Local {
     pub metrics: Arc<metrics::Shard>,
     pub settings: Arc<Settings>,
     pub sessions: sessions::Sessions,
+    pub limiters: limits::Limiters,
+    /// Where records go; `None` while analytics are off.
+    pub records: Option<Producer>,
+    /// The number of this shard.
+    pub index: usize,
     /// The process is going away: answers close their connection.
     pub draining: Cell<bool>,
     /// The time to drain is over: streams without end are ended now.
@@ -82,6 +89,9 @@ impl Local {
         settings: Arc<Settings>,
         metrics: Arc<metrics::Shard>,
         sessions: sessions::Sessions,
+        limiters: limits::Limiters,
+        records: Option<Producer>,
+        index: usize,
     ) -> Self {
         Self {
             buffers: Buffers::default(),
@@ -89,6 +99,9 @@ impl Local {
             metrics,
             settings,
             sessions,
+            limiters,
+            records,
+            index,
             draining: Cell::new(false),
             ending: Cell::new(false),
             date: RefCell::new((0, [b' '; 29])),
@@ -143,8 +156,28 @@ pub struct Ctx {
     pub access: Option<Rc<sessions::Held>>,
     /// Authentication let the request pass without a session, because the store is away.
     pub is_let_in: bool,
+    /// How far it came, for counters and records.
+    pub course: Course,
     /// What goes upstream otherwise than it came.
     pub edits: Option<Box<Edits>>,
+}
+
+/// How far a request came, and when. Times are those of [`process_us`](crate::net::watch::process_us).
+#[derive(Debug, Default)]
+pub struct Course {
+    pub began_us: u64,
+    /// When it was handed to the upstream's side; 0: never.
+    pub proxied_us: u64,
+    /// When the head of the upstream's answer was there; 0: never.
+    pub answered_us: Cell<u64>,
+    /// Why it was turned away; empty: it was not.
+    pub refused: &'static str,
+    /// A record of it is wanted, so what that needs is kept.
+    pub is_recorded: bool,
+    /// The path as the upstream got it, where a record is wanted.
+    pub upstream_path: Vec<u8>,
+    /// The authority of the target, where that is not the first and a record is wanted.
+    pub target: Option<Vec<u8>>,
 }
 
 /// Changes of a request on its way upstream.
@@ -237,6 +270,7 @@ impl Ctx {
         self.access = None;
         self.is_let_in = false;
         self.edits = None;
+        self.course = Course::default();
     }
 }
 

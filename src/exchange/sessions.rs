@@ -9,7 +9,7 @@ use ahash::RandomState;
 
 use crate::{
     auth::{
-        access::{Access, Scope},
+        access::{Access, Kind, Scope},
         directory::{Ask, Found},
     },
     mailbox::{Line, NoAnswer},
@@ -18,6 +18,9 @@ use crate::{
 
 /// Sessions that a shard keeps. With more in use, some are asked for again.
 const KEPT_MAX: usize = 65_536;
+
+/// How long an organisation without a session is not asked for again.
+const ABSENT_MS: u64 = 1_000;
 
 /// A session that a shard holds.
 #[derive(Debug)]
@@ -51,6 +54,8 @@ type ByToken = HashMap<Box<[u8]>, Rc<Held>, RandomState>;
 struct Kept {
     by_scope: HashMap<u64, ByToken, RandomState>,
     count: usize,
+    /// Organisations without a session, by scope, and until when that is believed.
+    absent: HashMap<u64, u64, RandomState>,
 }
 
 impl Sessions {
@@ -107,6 +112,10 @@ impl Sessions {
         let found = self.line.ask(ask, deadline_ms).await?;
         let Some(access) = found.map_err(|_| NoAnswer::Gone)? else {
             self.forget(scope, token.as_bytes());
+            if scope.kind == Kind::Organisation {
+                let until_ms = clock.now_ms() + ABSENT_MS;
+                self.kept.borrow_mut().absent.insert(scope.id(), until_ms);
+            }
             return Ok(None);
         };
         // What another shard asked for a while ago is not kept longer here.
@@ -121,6 +130,15 @@ impl Sessions {
         Ok(Some(held))
     }
 
+    /// There was no such organisation a moment ago. Asked again soon: in Tyk it stays absent until
+    /// a reload.
+    #[must_use]
+    pub fn is_absent(&self, scope: &Scope, now_ms: u64) -> bool {
+        let kept = self.kept.borrow();
+        let until_ms = kept.absent.get(&scope.id());
+        until_ms.is_some_and(|until_ms| now_ms < *until_ms)
+    }
+
     /// Lets go of what no longer counts.
     pub fn sweep(&self, now_ms: u64) {
         let mut kept = self.kept.borrow_mut();
@@ -133,6 +151,7 @@ impl Sessions {
             !tokens.is_empty()
         });
         kept.count = count;
+        kept.absent.retain(|_, until_ms| now_ms < *until_ms);
     }
 
     fn keep(&self, scope: &Scope, token: &[u8], held: Rc<Held>, now_ms: u64) {

@@ -6,10 +6,13 @@
 use crate::{
     apidef::ApiDefinition,
     config::Config,
+    limit::Cells,
     middleware::{
         auth_key::AuthKey, ip_blacklist::IpBlacklist, ip_whitelist::IpWhitelist,
+        organization_monitor::OrganizationMonitor, rate_limit_for_api::RateLimitForApi,
         strip_auth::StripAuth, validate_json::ValidateJson, version_check::VersionCheck,
     },
+    session::key_naming,
 };
 
 /// A compiled step. What it needs beside the head is told by [`Step::need`].
@@ -18,10 +21,13 @@ pub enum Step {
     IpWhitelist(IpWhitelist),
     IpBlacklist(IpBlacklist),
     AuthKey(AuthKey),
+    OrganizationMonitor(OrganizationMonitor),
     StripAuth(StripAuth),
     KeyExpired,
     AccessRights,
     GranularAccess,
+    RateLimitAndQuota,
+    RateLimitForApi(RateLimitForApi),
     ValidateJson(ValidateJson),
 }
 
@@ -48,8 +54,24 @@ impl Step {
             | Self::AccessRights
             | Self::GranularAccess => Need::Head,
             Self::ValidateJson(_) => Need::Content,
-            Self::AuthKey(_) => Need::Ask,
+            Self::AuthKey(_)
+            | Self::OrganizationMonitor(_)
+            | Self::RateLimitAndQuota
+            | Self::RateLimitForApi(_) => Need::Ask,
         }
+    }
+
+    /// Whether it has a say in who may come in, and so in who may read limits.
+    #[must_use]
+    pub const fn decides_rights(&self) -> bool {
+        !matches!(
+            self,
+            Self::RateLimitAndQuota
+                | Self::RateLimitForApi(_)
+                | Self::GranularAccess
+                | Self::StripAuth(_)
+                | Self::ValidateJson(_)
+        )
     }
 
     /// Tyk's name of the middleware, as logs have it.
@@ -60,6 +82,9 @@ impl Step {
             Self::IpWhitelist(_) => "IPWhiteListMiddleware",
             Self::IpBlacklist(_) => "IPBlackListMiddleware",
             Self::AuthKey(_) => "AuthKey",
+            Self::OrganizationMonitor(_) => "OrganizationMonitor",
+            Self::RateLimitAndQuota => "RateLimitAndQuotaCheck",
+            Self::RateLimitForApi(_) => "RateLimitForAPI",
             Self::StripAuth(_) => "StripAuth",
             Self::KeyExpired => "KeyExpired",
             Self::AccessRights => "AccessRightsCheck",
@@ -79,6 +104,7 @@ pub type Chain = Box<[Step]>;
 pub fn assemble(
     api: &ApiDefinition,
     config: &Config,
+    cells: &Cells,
     expires_at_s: Option<u64>,
 ) -> Result<Chain, (String, String)> {
     let version = crate::middleware::version_check::version(api);
@@ -88,13 +114,20 @@ pub fn assemble(
     chain.extend(VersionCheck::from_spec(api, expires_at_s).map(Step::VersionCheck));
     chain.extend(IpWhitelist::from_spec(api)?.map(Step::IpWhitelist));
     chain.extend(IpBlacklist::from_spec(api)?.map(Step::IpBlacklist));
+    chain.extend(OrganizationMonitor::from_spec(api, config).map(Step::OrganizationMonitor));
     chain.extend(AuthKey::from_spec(api, config).map(Step::AuthKey));
     chain.extend(StripAuth::from_spec(api).map(Step::StripAuth));
     if !api.use_keyless {
         chain.extend([Step::KeyExpired, Step::AccessRights]);
         // For a granular right the key's own entries count: none costs a comparison.
         chain.push(Step::GranularAccess);
+        if !(api.disable_rate_limit && api.disable_quota) {
+            chain.push(Step::RateLimitAndQuota);
+        }
     }
+    let naming = key_naming(config);
+    let limiter = RateLimitForApi::from_spec(api, &naming, cells);
+    chain.extend(limiter.map(Step::RateLimitForApi));
     if let Some(version) = version {
         let step = ValidateJson::from_spec(version, ignore_case).map_err(|(pointer, reason)| {
             let name = api

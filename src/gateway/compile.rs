@@ -13,6 +13,7 @@ use std::{
 };
 
 use crate::{
+    analytics::{ApiRecorder, Recording},
     apidef::{self, ApiDefinition, Fault, Severity, validate},
     config::Config,
     gateway::{
@@ -20,6 +21,9 @@ use crate::{
         listen_path::ListenPath,
         spec::{Api, Destination},
     },
+    hash,
+    limit::Cells,
+    metrics::Registry,
     middleware::{hard_timeouts::HardTimeouts, version_check},
     net::{
         dns::Names,
@@ -37,6 +41,9 @@ pub struct Compiler {
     pub config: Arc<Config>,
     pub names: Names,
     pub proxies: ProxyEnv,
+    pub cells: Arc<Cells>,
+    pub registry: Arc<Registry>,
+    recording: Option<Arc<Recording>>,
     /// For references.
     pub env: Env,
     /// Upstream TLS settings are shared by the APIs that agree on them.
@@ -46,11 +53,24 @@ pub struct Compiler {
 
 impl Compiler {
     #[must_use]
-    pub fn new(config: Arc<Config>, names: Names, proxies: ProxyEnv, env: Env) -> Self {
+    pub fn new(
+        config: Arc<Config>,
+        names: Names,
+        proxies: ProxyEnv,
+        cells: Arc<Cells>,
+        registry: Arc<Registry>,
+        env: Env,
+    ) -> Self {
+        // What stands for the key of a request without one.
+        let keyless = hash::hash_key("", config.hash_keys);
+        let recording = Recording::from_config(&config, &keyless).map(Arc::new);
         Self {
+            registry,
+            recording,
             config,
             names,
             proxies,
+            cells,
             env,
             tls: Mutex::default(),
             // Fixed keys: equal upstreams get equal pools after every reload.
@@ -83,7 +103,8 @@ impl Compiler {
         let expires_at_s = definition
             .expires_at()
             .map(|at_s| u64::try_from(at_s).unwrap_or(0));
-        let chain = chain::assemble(definition, config, expires_at_s).map_err(refuse)?;
+        let chain =
+            chain::assemble(definition, config, &self.cells, expires_at_s).map_err(refuse)?;
         let version = version_check::version(definition);
         let hard_timeouts = version
             .map(|version| HardTimeouts::from_spec(version, config.ignore_endpoint_case))
@@ -100,6 +121,21 @@ impl Compiler {
             })?
             .flatten();
         let upstream = self.destination(definition).map_err(|fault| vec![fault])?;
+        let recorder = self.recording.as_ref().and_then(|recording| {
+            let url = Url::parse(&definition.proxy.target_url).ok().flatten();
+            let host = url.map(|url| url.authority).unwrap_or_default();
+            ApiRecorder::from_definition(recording, definition, &host).map(Arc::new)
+        });
+        let rate_limits = (!definition.use_keyless).then(|| {
+            let path = |base: &str| {
+                let base = base.trim_end_matches('/');
+                format!("{base}/tyk/rate-limits/").into_bytes().into()
+            };
+            [
+                path(listen_path.as_str()),
+                path(&format!("/{}", definition.api_id)),
+            ]
+        });
         let api = Api {
             definition: Arc::clone(definition),
             file: file.to_owned(),
@@ -108,6 +144,9 @@ impl Compiler {
             chain,
             upstream,
             hard_timeouts,
+            rate_limits,
+            counters: self.registry.api(&definition.api_id),
+            recorder,
         };
         Ok((api, faults))
     }

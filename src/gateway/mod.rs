@@ -2,9 +2,11 @@
 
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
+pub mod account;
 pub mod chain;
 pub mod compile;
 pub mod error_response;
+pub mod folder;
 pub mod listen_path;
 pub mod live;
 pub mod loader;

@@ -14,6 +14,7 @@ use crate::{
         body::{BodyFault, Incoming},
     },
     gateway::{
+        account,
         chain::Step,
         router::RouteKind,
         snapshot::{ErrorResponses, Mount, PortKey, Published, Slot, Snapshot},
@@ -23,8 +24,11 @@ use crate::{
         h1::{Expect, FieldName, Framing, Method},
         uri,
     },
-    middleware::{access_rights, granular_access, key_expired},
-    net::{io::Transport, watch::AtDeadline},
+    middleware::{access_rights, granular_access, key_expired, rate_limit_and_quota},
+    net::{
+        io::Transport,
+        watch::{AtDeadline, process_us},
+    },
     upstream::{
         head,
         pool::Pools,
@@ -101,6 +105,7 @@ pub async fn exchange(worker: &Worker, port: PortKey, client: &Client, cx: &mut 
     let snapshot = worker.view();
     let local = &*worker.local;
     cx.consumed = cx.head.len;
+    cx.course.began_us = process_us();
     let answer = match precheck(local, cx) {
         Some(reply) => Err(reply),
         None => route(&snapshot, port, local, cx),
@@ -109,27 +114,36 @@ pub async fn exchange(worker: &Worker, port: PortKey, client: &Client, cx: &mut 
         Ok(found) => found,
         Err(reply) => return respond(local, client, cx, reply).await,
     };
-    match chain(local, client, mount, cx).await {
+    if let Some(paths) = &mount.api.rate_limits
+        && paths.iter().any(|path| **path == *cx.path())
+    {
+        return Box::pin(tell_limits(&snapshot.errors, local, client, mount, cx)).await;
+    }
+    cx.course.is_recorded = mount.api.recorder.is_some();
+    let served = match chain(local, client, mount, cx, Part::All).await {
         Ok(Verdict::Next) if cx.head.upgrade.is_some() => {
             // A tunnel may last for days: it keeps its own API and not the whole snapshot.
             let (mount, errors) = (mount.clone(), Arc::clone(&snapshot.errors));
             drop(snapshot);
-            Box::pin(proxy(worker, &errors, client, &mount, cx)).await
+            let served = Box::pin(proxy(worker, &errors, client, &mount, cx)).await;
+            account::note(local, client, &mount, cx, served);
+            return served;
         }
         Ok(Verdict::Next) => proxy(worker, &snapshot.errors, client, mount, cx).await,
         Ok(Verdict::Respond(reply)) => respond(local, client, cx, reply).await,
         Ok(Verdict::Reject(reject)) => {
-            local.metrics.refusals.count();
             let reply = rejection(&snapshot.errors, local, cx, reject);
             respond(local, client, cx, reply).await
         }
         Err(Refused::Rendered { status, message }) => {
-            local.metrics.refusals.count();
+            cx.course.refused = "content";
             let reply = error_reply(&snapshot.errors, local, cx, status, &message);
             respond(local, client, cx, reply).await
         }
         Err(Refused::Content(fault)) => content_fault(local, client, cx, fault).await,
-    }
+    };
+    account::note(local, client, mount, cx, served);
+    served
 }
 
 /// What is decided before any API is known.
@@ -234,6 +248,53 @@ fn redirect(cx: &Ctx, clean: &[u8]) -> Reply {
     }
 }
 
+/// Which steps of a chain run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    All,
+    /// Those that decide who may come in.
+    Rights,
+}
+
+/// Answers `tyk/rate-limits/`: what the key's own limits are. Costs the key nothing.
+async fn tell_limits(
+    errors: &ErrorResponses,
+    local: &Local,
+    client: &Client,
+    mount: &Mount,
+    cx: &mut Ctx,
+) -> Served {
+    let reply = match chain(local, client, mount, cx, Part::Rights).await {
+        Ok(Verdict::Next) => match &cx.access {
+            Some(access) => {
+                let limit = access.session.root_limit();
+                let remaining = match &access.limits.quota {
+                    Some(_) => limit.quota_remaining,
+                    None => limit.quota_remaining,
+                };
+                let text = format!(
+                    "{{\"quota\":{{\"quota_max\":{},\"quota_remaining\":{remaining},\
+                     \"quota_renews\":{}}},\"rate_limit\":{{\"requests\":{},\"per_unit\":{}}}}}\n",
+                    limit.quota_max, limit.quota_renews, limit.rate, limit.per
+                );
+                Reply::new(200, "application/json", text)
+            }
+            None => Reply::new(
+                400,
+                "application/json",
+                "{\"status\":\"error\",\"message\":\"Health checks are not enabled for this node\"}\n",
+            ),
+        },
+        Ok(Verdict::Respond(reply)) => reply,
+        Ok(Verdict::Reject(reject)) => rejection(errors, local, cx, reject),
+        Err(Refused::Rendered { status, message }) => {
+            error_reply(errors, local, cx, status, &message)
+        }
+        Err(Refused::Content(fault)) => return content_fault(local, client, cx, fault).await,
+    };
+    respond(local, client, cx, reply).await
+}
+
 /// A step turned the request away in words of its own, or its content could not be read.
 enum Refused {
     Rendered { status: u16, message: String },
@@ -245,8 +306,12 @@ async fn chain(
     client: &Client,
     mount: &Mount,
     cx: &mut Ctx,
+    part: Part,
 ) -> Result<Verdict, Refused> {
     for step in &mount.api.chain {
+        if part == Part::Rights && !step.decides_rights() {
+            continue;
+        }
         let verdict = match step {
             Step::VersionCheck(step) => step.check(local, cx),
             Step::IpWhitelist(step) => step.check(local, client, cx),
@@ -256,6 +321,9 @@ async fn chain(
                 step.apply(cx);
                 Verdict::Next
             }
+            Step::OrganizationMonitor(step) => step.check(local).await,
+            Step::RateLimitAndQuota => rate_limit_and_quota::check(local, client, cx).await,
+            Step::RateLimitForApi(step) => step.check(local).await,
             Step::KeyExpired => key_expired::check(local, cx),
             Step::AccessRights => access_rights::check(cx),
             Step::GranularAccess => granular_access::check(cx),
@@ -373,6 +441,14 @@ async fn proxy(
         }
         timeouts.apply(&outgoing, cx);
     }
+    cx.course.proxied_us = process_us();
+    if cx.course.is_recorded
+        && let Some(target) = upstream.targets().first()
+    {
+        let mut sent = std::mem::take(&mut cx.course.upstream_path);
+        target.write_path(&mut sent, &path, None);
+        cx.course.upstream_path = sent;
+    }
     let result = serve::proxy(local, &worker.pools, upstream, client, cx, &path).await;
     path.clear();
     local.buffers.give(path);
@@ -426,7 +502,9 @@ pub fn refusal_reply(status: u16) -> Reply {
 }
 
 /// A refusal in the API's error template.
-fn rejection(errors: &ErrorResponses, local: &Local, cx: &Ctx, reject: Reject) -> Reply {
+fn rejection(errors: &ErrorResponses, local: &Local, cx: &mut Ctx, reject: Reject) -> Reply {
+    cx.course.refused = reject.name();
+    local.metrics.refused.count(reject.name());
     let (status, message) = errors.refusal(reject);
     let mut reply = error_reply(errors, local, cx, status, message);
     if reject == Reject::StoreAway {

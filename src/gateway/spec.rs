@@ -3,8 +3,10 @@
 use std::{path::PathBuf, sync::Arc};
 
 use crate::{
+    analytics::ApiRecorder,
     apidef::ApiDefinition,
     gateway::{chain::Chain, listen_path::ListenPath},
+    metrics::ApiCounters,
     middleware::hard_timeouts::HardTimeouts,
     upstream::target::Upstream,
 };
@@ -21,7 +23,15 @@ pub struct Api {
     pub chain: Chain,
     pub upstream: Destination,
     pub hard_timeouts: Option<HardTimeouts>,
+    pub counters: Arc<ApiCounters>,
+    /// `None` where no records are written.
+    pub recorder: Option<Arc<ApiRecorder>>,
+    /// Where clients read their limits; `None` for a keyless API.
+    pub rate_limits: Option<RateLimitsPaths>,
 }
+
+/// The paths of `tyk/rate-limits/`: below the listen path, and below `/<api_id>/`.
+pub type RateLimitsPaths = [Box<[u8]>; 2];
 
 /// Where requests go that passed the chain.
 pub enum Destination {

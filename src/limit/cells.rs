@@ -10,6 +10,7 @@
 )]
 
 use std::{
+    cell::RefCell,
     collections::HashMap,
     sync::{
         Arc, PoisonError, RwLock,
@@ -20,7 +21,10 @@ use std::{
 use ahash::RandomState;
 use tokio::sync::mpsc;
 
-use crate::limit::{Outlook, QuotaCell, RateCell, Settings, SmoothingRule, Work};
+use crate::{
+    limit::{Outlook, QuotaCell, RateCell, Settings, SmoothingRule, Work},
+    session::ApiLimit,
+};
 
 /// A rate limit as a session or an API has it.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -41,6 +45,33 @@ pub struct QuotaLimit {
     pub renewal_s: i64,
     /// `quota_renews`: seconds since 1970.
     pub renews_at_s: i64,
+}
+
+impl RateLimit {
+    /// The rate limit of a session, or of one of its APIs.
+    #[must_use]
+    pub fn from_session(limit: &ApiLimit) -> Self {
+        Self {
+            rate: limit.rate,
+            per: limit.per,
+            smoothing: limit
+                .smoothing
+                .as_ref()
+                .and_then(SmoothingRule::from_session),
+        }
+    }
+}
+
+impl QuotaLimit {
+    /// The quota of a session, or of one of its APIs.
+    #[must_use]
+    pub const fn from_session(limit: &ApiLimit) -> Self {
+        Self {
+            max: limit.quota_max,
+            renewal_s: limit.quota_renewal_rate,
+            renews_at_s: limit.quota_renews,
+        }
+    }
 }
 
 /// All limiters of this node.
@@ -75,7 +106,7 @@ impl Cells {
         &self.outlook
     }
 
-    /// The limiter called `name` (see [`rate_name`](super::rate_name)). A limiter with another
+    /// The limiter called `name` (see [`rate_limit_key`](crate::session::rate_limit_key)). A limiter with another
     /// `generation` (Tyk: `last_updated` of the session) or another limit counts anew; one without
     /// generation (Tyk: custom keys) keeps the limit that it was made with. `None` when there is
     /// nothing to limit.
@@ -99,7 +130,7 @@ impl Cells {
         }
     }
 
-    /// The quota with this counter (see [`quota_name`](super::quota_name)). A changed limit makes
+    /// The quota with this counter (see [`quota_key`](crate::session::quota_key)). A changed limit makes
     /// a new cell, which finds the counter where it is. `None` when there is none.
     #[must_use]
     pub fn quota(&self, name: &str, limit: &QuotaLimit) -> Option<Arc<QuotaCell>> {
@@ -140,8 +171,10 @@ impl Cells {
     }
 
     /// Drops what nobody has held for ten minutes; when the directory was full, everything that
-    /// nobody holds and that has nothing left to remember. Quotas with units in stock come back.
+    /// nobody holds and that has nothing left to remember. Dropped quotas with units in stock come
+    /// back, and those whose units nobody has used since the last time.
     pub(super) fn sweep(&self, now_ms: u64) -> Vec<Arc<QuotaCell>> {
+        let unmoved = RefCell::new(Vec::new());
         let mut dropped = Vec::new();
         self.rates.sweep(
             |cell, is_crowded| {
@@ -154,13 +187,19 @@ impl Cells {
             |cell, is_crowded| {
                 is_idle(&cell.idle_since_ms, now_ms) || is_crowded && cell.is_over(now_ms)
             },
-            |cell| cell.idle_since_ms.store(0, Relaxed),
+            |cell| {
+                cell.idle_since_ms.store(0, Relaxed);
+                if cell.is_unmoved() {
+                    unmoved.borrow_mut().push(Arc::clone(cell));
+                }
+            },
             |cell| {
                 if cell.unused() > 0 {
                     dropped.push(cell);
                 }
             },
         );
+        dropped.append(&mut unmoved.into_inner());
         dropped
     }
 
@@ -191,12 +230,14 @@ fn is_idle(since_ms: &AtomicU64, now_ms: u64) -> bool {
 
 /// Names to cells. Striped, so that a pass over it never holds up a shard for long.
 struct Directory<C> {
-    stripes: Box<[RwLock<HashMap<Box<str>, Arc<C>, RandomState>>]>,
+    stripes: Box<[Stripe<C>]>,
     random: RandomState,
     len: AtomicUsize,
     max: usize,
     crowded: AtomicBool,
 }
+
+type Stripe<C> = RwLock<HashMap<Box<str>, Arc<C>, RandomState>>;
 
 const STRIPES: usize = 1_024;
 
@@ -219,7 +260,7 @@ impl<C> Directory<C> {
     }
 
     #[allow(clippy::indexing_slicing, reason = "a remainder of the length")]
-    fn stripe(&self, key: &str) -> &RwLock<HashMap<Box<str>, Arc<C>, RandomState>> {
+    fn stripe(&self, key: &str) -> &Stripe<C> {
         // Upper bits: the table inside uses the lower ones.
         &self.stripes[(self.hash(key) >> 48) as usize % STRIPES]
     }
@@ -269,7 +310,7 @@ impl<C> Directory<C> {
     fn sweep(
         &self,
         is_done: impl Fn(&C, bool) -> bool,
-        held: impl Fn(&C),
+        held: impl Fn(&Arc<C>),
         mut dropped: impl FnMut(Arc<C>),
     ) {
         let is_crowded = self.crowded.swap(false, Relaxed);

@@ -29,7 +29,6 @@ mod quota;
 mod rate;
 mod reconciler;
 mod scripts;
-mod seam;
 mod smoothing;
 mod throttle;
 mod window;
@@ -38,7 +37,7 @@ use crate::config::Config;
 
 pub use cells::{Cells, QuotaLimit, RateLimit};
 pub use fleet::Fleet;
-pub use names::{api_limiter_id, quota_name, rate_name};
+pub use names::api_limiter_id;
 pub use outlook::Outlook;
 pub use quota::{QuotaCell, QuotaTaken};
 pub use rate::RateCell;

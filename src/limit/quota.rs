@@ -14,14 +14,16 @@ use std::{
     time::Duration,
 };
 
-use crate::limit::{
-    QuotaLimit, Taken, Work,
-    lease::Lease,
-    outlook::{DEADLINE_MS, DEADLINE_TYK_MS, Outlook},
-    pace::Pace,
-    rate::eval,
-    scripts,
-    seam::{Add, Counter, Eval, ScriptReply, Ttl},
+use crate::{
+    limit::{
+        QuotaLimit, Taken, Work,
+        lease::Lease,
+        outlook::{DEADLINE_MS, DEADLINE_TYK_MS, Outlook},
+        pace::Pace,
+        rate::eval,
+        scripts,
+    },
+    storage::{Add, Counter, Eval, ScriptReply, Ttl},
 };
 
 /// Counts the requests under one quota, exactly across all shards.
@@ -47,7 +49,10 @@ pub struct QuotaCell {
     /// The end of the period by the server's clock; see [`scripts::QUOTA_BACK`].
     server_end_ms: AtomicI64,
     pace: Pace,
+    /// Units in stock after the last settlement.
     stocked: AtomicI64,
+    /// Units in stock when the directory looked last.
+    seen: AtomicI64,
     pub(super) idle_since_ms: AtomicU64,
 }
 
@@ -86,9 +91,10 @@ pub(super) struct QuotaPlan {
     wall_s: i64,
     /// Units asked for, those for `asks` included.
     want: i64,
-    /// Counted whatever happens: admitted by the local share, or refused.
-    extra: i64,
+    /// Admitted by the local share: counted whatever happens.
     debt: i64,
+    /// Refused here: counted if the counter is at its end still.
+    refused: i64,
 }
 
 /// What an answer means for those who wait.
@@ -147,6 +153,7 @@ impl QuotaCell {
             server_end_ms: AtomicI64::new(-1),
             pace: Pace::default(),
             stocked: AtomicI64::new(0),
+            seen: AtomicI64::new(0),
             idle_since_ms: AtomicU64::new(0),
         })
     }
@@ -288,6 +295,12 @@ impl QuotaCell {
         }
     }
 
+    /// Whether it has units that nobody has used since this was asked last.
+    pub(super) fn is_unmoved(&self) -> bool {
+        let stock = self.lease.stock();
+        self.seen.swap(stock, Relaxed) == stock && stock > 0
+    }
+
     /// Whether dropping the cell would forget nothing that matters.
     pub(super) fn is_over(&self, now_ms: u64) -> bool {
         let is_denied = now_ms < self.lease.denied_until_ms();
@@ -296,7 +309,8 @@ impl QuotaCell {
 
     /// How much to ask for `asks` requests that wait, or for a refill when there are none.
     pub(super) fn plan(&self, asks: u64, at_ms: u64, wall_ns: i64) -> QuotaPlan {
-        // What is left of a period that is over counts for nothing.
+        // What is left of a period that is over counts for nothing, what it refused neither.
+        let is_over = at_ms >= self.lease.ends_at_ms();
         self.lease.take_ended(at_ms);
         let stock = self.lease.stock();
         let debt = self.lease.take_debt();
@@ -310,18 +324,22 @@ impl QuotaCell {
             } else {
                 BLOCK_EMBEDDED_MS
             };
-            let hold_max = (self.max / 10).max(1);
+            // All nodes together hold a twentieth at most.
+            let hold_max = (self.max / (20 * i64::from(self.outlook.nodes()))).max(1);
             let ahead = self.pace.want(span_ms, asks > 0 || stock == 0, hold_max);
             want += (ahead - stock).max(i64::from(!self.outlook.settings.is_shared));
         }
-        let refused = self.refused.swap(0, Relaxed);
+        let refused = match self.refused.swap(0, Relaxed) {
+            _ if is_over => 0,
+            refused => refused,
+        };
         QuotaPlan {
             asks,
             at_ms,
             wall_s: wall_ns / NS_PER_S,
             want,
-            extra: refused + debt,
             debt,
+            refused,
         }
     }
 
@@ -339,8 +357,9 @@ impl QuotaCell {
             self.renewal_s,
             share,
             i64::from(self.is_overdue(plan)),
-            plan.extra,
+            plan.debt,
             plan.asks as i64,
+            plan.refused,
         ];
         eval(&scripts::QUOTA, self.name.to_string(), &args)
     }
@@ -387,7 +406,7 @@ impl QuotaCell {
     pub(super) fn failed(&self, plan: &QuotaPlan) {
         self.refill_at_ms.store(0, Relaxed);
         self.lease.owe(plan.debt);
-        self.refused.fetch_add(plan.extra - plan.debt, Relaxed);
+        self.refused.fetch_add(plan.refused, Relaxed);
     }
 
     /// Units to give back, and how: all of the stock, when this node stops using it.
@@ -413,7 +432,7 @@ impl QuotaCell {
 
     fn grant(&self, plan: &QuotaPlan, granted: i64, counter: i64, left_ms: i64) -> QuotaSettled {
         self.refill_at_ms.store(0, Relaxed);
-        let ends_at_ms = self.period(plan, counter - granted - plan.extra <= 0, left_ms);
+        let ends_at_ms = self.period(plan, counter - granted - plan.debt <= 0, left_ms);
         let mut admitted = plan.asks.min(granted as u64);
         let credits = granted - admitted as i64;
         self.counter.store(counter, Relaxed);

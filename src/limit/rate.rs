@@ -5,17 +5,19 @@ use std::sync::{
     atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering::Relaxed},
 };
 
-use crate::limit::{
-    Algorithm, RateLimit, Smoothed, Taken, Work,
-    lease::{Drawn, Lease},
-    memory_log::MemoryLog,
-    names,
-    outlook::{DEADLINE_MS, DEADLINE_TYK_MS, Outlook, View},
-    pace::Pace,
-    scripts,
-    seam::{Eval, ScriptReply, StoreError},
-    smoothing::Allowance,
-    window::{COUNT_MAX, Shape, Window},
+use crate::{
+    limit::{
+        Algorithm, RateLimit, Smoothed, Taken, Work,
+        lease::{Drawn, Lease},
+        memory_log::MemoryLog,
+        names,
+        outlook::{DEADLINE_MS, DEADLINE_TYK_MS, Outlook, View},
+        pace::Pace,
+        scripts,
+        smoothing::Allowance,
+        window::{COUNT_MAX, Shape, Window},
+    },
+    storage::{Eval, Script, ScriptReply, StoreError},
 };
 
 /// Counts the requests of one limiter, exactly across all shards. Held by every session that
@@ -44,6 +46,8 @@ pub struct RateCell {
     allowance: Option<Allowance>,
     event: AtomicU8,
     pace: Pace,
+    /// Since when a question tells the store what was counted in the window; 0 when none does.
+    telling_at_ms: AtomicU64,
     /// Credits in stock after the last settlement.
     stocked: AtomicI64,
     /// When nobody held it any more, as the directory saw; 0 while somebody does.
@@ -71,15 +75,20 @@ const LEASE_PER_S_PER_NODE: f64 = 50.0;
 /// A refill that has not come after so long is asked for again.
 const REFILL_LOST_MS: u64 = 1_000;
 
+/// A question that has not been answered after so long is taken not to have told.
+const TELLING_LOST_MS: u64 = 50;
+
 /// What one round trip for a limiter was asked for, to settle it with the answer.
 #[derive(Debug)]
 pub(super) struct RatePlan {
     kind: Kind,
     /// Requests that wait for it.
-    asks: u64,
+    pub(super) asks: u64,
     at_ms: u64,
-    /// Admitted here before and now counted in the store.
-    used: i64,
+    /// Admitted as debt, and now counted in the store.
+    debt: i64,
+    /// Counted in the window while the store was not asked, and now counted there.
+    told: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -158,6 +167,7 @@ impl RateCell {
             allowance: smoothing.map(|rule| Allowance::new(rule, requests)),
             event: AtomicU8::new(0),
             pace: Pace::default(),
+            telling_at_ms: AtomicU64::new(0),
             stocked: AtomicI64::new(0),
             idle_since_ms: AtomicU64::new(0),
         })
@@ -214,7 +224,7 @@ impl RateCell {
 
     /// Starts anew, as after a reset of the key.
     pub fn forget(&self) {
-        self.window.close(self.shape, 0);
+        self.window.close();
         self.lease.deny_until(0);
         self.blocked_until_ms.store(0, Relaxed);
         if let Some(log) = &self.log {
@@ -412,7 +422,8 @@ impl RateCell {
             kind: Kind::Log,
             asks,
             at_ms,
-            used: 0,
+            debt: 0,
+            told: 0,
         };
         match self.way {
             Way::Default if view.is_alone() => {
@@ -425,9 +436,10 @@ impl RateCell {
             }
             Way::Default => {
                 plan.kind = Kind::Exact;
-                plan.used = self.take_used(at_ms).min(EXACT_USED_MAX);
+                self.plan_used(&mut plan, EXACT_USED_MAX);
                 let rate = self.effective_rate() as i64;
-                let args = [rate, per_ms, asks as i64, plan.used];
+                let used = plan.debt + plan.told as i64;
+                let args = [rate, per_ms, asks as i64, used];
                 evals.push(eval(&scripts::EXACT, self.name.to_string(), &args));
             }
             Way::Sentinel => {
@@ -451,24 +463,23 @@ impl RateCell {
         let (at_ms, nodes) = (plan.at_ms, u64::from(view.nodes()));
         let stock = self.lease.stock();
         let back = self.lease.take_ended(at_ms);
-        let debt = self.lease.take_debt();
-        plan.used = debt + self.window.close(self.shape, at_ms) as i64;
-        let drawn = (self.stocked.load(Relaxed) - stock).max(0) + debt + plan.asks as i64;
+        self.plan_used(plan, u64::MAX);
+        let drawn = (self.stocked.load(Relaxed) - stock).max(0) + plan.debt + plan.asks as i64;
         self.pace.note(drawn as u64, at_ms);
         let stock = stock - back;
         self.stocked.store(stock, Relaxed);
         let hold_max = (self.rate / (20 * nodes)).max(1) as i64;
         let span_ms = (self.shape.per_ms / 50).clamp(SPAN_MS_MIN, SPAN_MS_MAX);
-        let ran_dry = plan.asks > 0 || stock == 0 && debt == 0;
+        let ran_dry = plan.asks > 0 || stock == 0 && plan.debt == 0;
         let want = self.pace.want(span_ms, ran_dry, hold_max - stock);
         let args = [
             self.rate as i64,
             self.shape.per_ms as i64,
             want + plan.asks as i64,
-            plan.used,
+            plan.debt + plan.told as i64,
             back,
         ];
-        evals.push(eval(&scripts::LEASE, names::lease_name(&self.name), &args));
+        evals.push(eval(&scripts::LEASE, names::lease_key(&self.name), &args));
     }
 
     fn plan_log(&self, asks: u64, evals: &mut Vec<Eval>) {
@@ -487,8 +498,14 @@ impl RateCell {
         if matches!(plan.kind, Kind::Lease) {
             self.refill_at_ms.store(0, Relaxed);
         }
-        if settled.is_none() && plan.used > 0 {
-            self.lease.owe(plan.used);
+        if plan.told > 0 {
+            if settled.is_some() {
+                self.window.hand_over(self.shape, plan.told);
+            }
+            self.telling_at_ms.store(0, Relaxed);
+        }
+        if settled.is_none() {
+            self.lease.owe(plan.debt);
         }
         settled
     }
@@ -562,8 +579,16 @@ impl RateCell {
     }
 
     /// What was admitted here while nobody could be asked, or while this node was alone.
-    fn take_used(&self, at_ms: u64) -> i64 {
-        self.lease.take_debt() + self.window.close(self.shape, at_ms) as i64
+    fn plan_used(&self, plan: &mut RatePlan, max: u64) {
+        plan.debt = self.lease.take_debt();
+        let used = self.window.used(self.shape, plan.at_ms).min(max);
+        let since_ms = self.telling_at_ms.load(Relaxed);
+        // What was told twice is counted twice, for one window; what is not told at all would be
+        // admitted twice.
+        if used > 0 && (since_ms == 0 || plan.at_ms > since_ms + TELLING_LOST_MS) {
+            self.telling_at_ms.store(plan.at_ms.max(1), Relaxed);
+            plan.told = used;
+        }
     }
 
     fn mark(&self) -> Mark {
@@ -590,10 +615,10 @@ const SPAN_MS_MIN: u64 = 20;
 const SPAN_MS_MAX: u64 = 500;
 
 /// Entries that one question writes into a log for requests that were admitted before.
-const EXACT_USED_MAX: i64 = 1_000;
+const EXACT_USED_MAX: u64 = 1_000;
 
 /// One run of a script on one key.
-pub(super) fn eval(script: &'static crate::limit::seam::Script, key: String, args: &[i64]) -> Eval {
+pub(super) fn eval(script: &'static Script, key: String, args: &[i64]) -> Eval {
     Eval {
         script,
         keys: vec![key],

@@ -16,11 +16,11 @@ use crate::{
         Cells, Outlook, QuotaCell, QuotaTaken, RateCell, Taken,
         quota::QuotaPlan,
         rate::{Mark, RatePlan, eval},
-        scripts,
-        seam::{Add, Eval, ScriptReply, Scripts, Store, StoreError},
-        smoothing,
+        scripts, smoothing,
     },
     mailbox::{Desk, Reply},
+    session::Date,
+    storage::{Add, Eval, ScriptReply, Scripts, Store, StoreError},
 };
 
 /// What cells want done without anybody waiting. The time is the one given to `take`.
@@ -116,17 +116,17 @@ impl Reconciler {
             };
             tokio::select! {
                 biased;
+                _ = ticks.tick() => {
+                    tick_count += 1;
+                    self.tick(tick_count);
+                    continue;
+                }
                 count = desk.recv_batch(&mut questions, BATCH_MAX) => {
                     if count == 0 {
                         return;
                     }
                 }
                 _ = self.work.recv_many(&mut work, BATCH_MAX) => {}
-                _ = ticks.tick() => {
-                    tick_count += 1;
-                    self.tick(tick_count);
-                    continue;
-                }
             }
             while work.len() < BATCH_MAX
                 && let Ok(more) = self.work.try_recv()
@@ -272,12 +272,9 @@ impl<A> Batch<A> {
         now_ms: u64,
         write: fn(Answer) -> A,
     ) {
-        let store = match store {
-            Ok(store) => store,
-            Err(_) => {
-                outlook.lose();
-                return self.answer_unknown(write);
-            }
+        let Ok(store) = store else {
+            outlook.lose();
+            return self.answer_unknown(write);
         };
         let returns = std::mem::take(&mut self.returns);
         if !returns.is_empty() {
@@ -558,7 +555,7 @@ async fn smooth(
         args: vec![
             delay_s.to_string().into_bytes(),
             allowance.current().to_string().into_bytes(),
-            smoothing::format_time(next_ns).into_bytes(),
+            Date::from_unix_ns(next_ns.max(0) as u64).as_str().into(),
         ],
     };
     let _ = ask(scripts, outlook, vec![write]).await;

@@ -4,7 +4,7 @@
 //! the log are Tyk's (`internal/rate/sliding_log.go`), so that Tyk gateways beside us count the
 //! same requests. Every script sets the key's expiry itself.
 
-use crate::limit::seam::Script;
+use crate::storage::Script;
 
 /// Credits of a leased limit. Arguments: rate, per (ms), wanted, used without credit, given back.
 /// Answers: granted, milliseconds until something is free again (0: something is), granted in all
@@ -137,7 +137,8 @@ return count",
 /// A quota's counter. Arguments: wanted; 1 to count refused ones as well; maximum; seconds of a
 /// period (0: no end); a grant is at most the rest divided by this (0: all of it); 1 when the time
 /// of renewal that the session has is over; units to count whatever happens; units that requests
-/// wait for, which are granted while there are any. Answers: granted, the
+/// wait for, which are granted while there are any; refused ones, which count while the counter is
+/// at its end (after a reset they are nobody's). Answers: granted, the
 /// counter, milliseconds left of the period (-1: no end), the server's time (ms).
 pub(super) static QUOTA: Script = Script::new(
     "local want, all, max = tonumber(ARGV[1]), ARGV[2] == '1', tonumber(ARGV[3])
@@ -150,6 +151,7 @@ if ttl == -1 and renewal > 0 and ARGV[6] == '1' and n + extra >= max then
   redis.call('DEL', KEYS[1])
   n, ttl = 0, -2
 end
+if n >= max then extra = extra + tonumber(ARGV[9]) end
 local rest = max - n - extra
 local granted = math.max(0, math.min(want, rest))
 if share > 0 then

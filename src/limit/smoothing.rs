@@ -5,6 +5,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use crate::session::RateLimitSmoothing;
+
 const MS_PER_S: u64 = 1_000;
 const NS_PER_S: i64 = 1_000_000_000;
 
@@ -28,15 +30,14 @@ pub enum Smoothed {
 }
 
 impl SmoothingRule {
-    /// The rule of a limit as written; `None` unless everything is above zero, as Tyk demands.
+    /// The rule of a limit; `None` unless it is on and everything is above zero, as Tyk demands.
     #[must_use]
-    pub fn new(threshold: i64, trigger: f64, step: i64, delay_s: i64) -> Option<Self> {
-        let above_zero = |value| u64::try_from(value).ok().filter(|&value| value > 0);
-        Some(Self {
-            threshold: above_zero(threshold)?,
-            trigger: (trigger > 0.0).then_some(trigger)?,
-            step: above_zero(step)?,
-            delay_s: above_zero(delay_s)?,
+    pub fn from_session(smoothing: &RateLimitSmoothing) -> Option<Self> {
+        smoothing.is_valid().then_some(Self {
+            threshold: smoothing.threshold as u64,
+            trigger: smoothing.trigger,
+            step: smoothing.step as u64,
+            delay_s: smoothing.delay as u64,
         })
     }
 
@@ -123,29 +124,6 @@ impl Allowance {
     }
 }
 
-/// A moment in Go's `RFC3339Nano` form, in UTC.
-pub(super) fn format_time(unix_ns: i64) -> String {
-    let (seconds, ns) = (unix_ns.div_euclid(NS_PER_S), unix_ns.rem_euclid(NS_PER_S));
-    let (days, of_day) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
-    // Howard Hinnant's `civil_from_days`.
-    let shifted = days + 719_468;
-    let era = shifted.div_euclid(146_097);
-    let of_era = shifted.rem_euclid(146_097);
-    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * month + 2) / 5 + 1;
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    let (hour, minute, second) = (of_day / 3_600, of_day / 60 % 60, of_day % 60);
-    let mut text = format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}");
-    if ns > 0 {
-        text.push_str(format!(".{ns:09}").trim_end_matches('0'));
-    }
-    text.push('Z');
-    text
-}
-
 /// Nanoseconds since 1970 of an RFC 3339 moment; `None` when it is none.
 pub(super) fn parse_time(text: &str) -> Option<i64> {
     let number = |from: usize, to: usize| -> Option<i64> {
@@ -189,7 +167,14 @@ mod tests {
     use super::*;
 
     fn rule() -> SmoothingRule {
-        SmoothingRule::new(5, 0.5, 4, 10).unwrap()
+        SmoothingRule::from_session(&RateLimitSmoothing {
+            enabled: true,
+            threshold: 5,
+            trigger: 0.5,
+            step: 4,
+            delay: 10,
+        })
+        .unwrap()
     }
 
     #[track_caller]
@@ -225,22 +210,13 @@ mod tests {
     }
 
     #[test]
-    fn rules_need_every_part() {
-        assert!(SmoothingRule::new(0, 1.0, 1, 1).is_none());
-        assert!(SmoothingRule::new(1, f64::NAN, 1, 1).is_none());
-        assert!(SmoothingRule::new(1, 1.0, -1, 1).is_none());
-        assert!(SmoothingRule::new(1, 1.0, 1, 0).is_none());
-    }
-
-    #[test]
-    fn moments_are_read_and_written_as_go_does() {
+    fn moments_are_read_as_go_writes_them() {
         for (ns, text) in [
             (0, "1970-01-01T00:00:00Z"),
             (1_700_000_000_123_000_000, "2023-11-14T22:13:20.123Z"),
             (1_709_164_800_000_000_001, "2024-02-29T00:00:00.000000001Z"),
             (951_868_799_000_000_000, "2000-02-29T23:59:59Z"),
         ] {
-            assert_eq!(format_time(ns), text);
             assert_eq!(parse_time(text), Some(ns));
         }
         assert_eq!(

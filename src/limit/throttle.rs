@@ -24,11 +24,8 @@ impl Throttle {
     #[must_use]
     pub fn new(interval_s: f64, retry_limit: i64) -> Option<Self> {
         let left = u32::try_from(retry_limit).ok().filter(|&left| left > 0)?;
-        // Written so that a value that is no number is none.
-        if !(interval_s > 0.0) {
-            return None;
-        }
-        Some(Self {
+        // What is no number is none.
+        (interval_s > 0.0).then_some(Self {
             interval_ms: ((interval_s * 1000.0) as u64).max(1),
             left,
         })

@@ -108,14 +108,17 @@ impl Window {
         }
     }
 
-    /// Closes the window; what was counted in it.
-    pub(super) fn close(&self, shape: Shape, now_ms: u64) -> u64 {
-        let (end, used) = shape.split(self.0.swap(0, Relaxed));
-        if now_ms < end << shape.tick_shift {
-            used
-        } else {
-            0
-        }
+    /// Takes so many requests out of the count, which somebody else counts now.
+    pub(super) fn hand_over(&self, shape: Shape, count: u64) {
+        let _ = self.0.fetch_update(Relaxed, Relaxed, |word| {
+            let (_, used) = shape.split(word);
+            Some(word - used.min(count))
+        });
+    }
+
+    /// Closes the window.
+    pub(super) fn close(&self) {
+        self.0.store(0, Relaxed);
     }
 
     /// Whether nothing is remembered that still matters.
@@ -195,14 +198,18 @@ mod tests {
     }
 
     #[test]
-    fn what_was_counted_is_told_once() {
+    fn what_was_counted_can_be_handed_over() {
         let shape = Shape::new(10, 1000);
         let window = Window::default();
         for _ in 0..3 {
             window.take(shape, 10, 1).unwrap();
         }
-        assert_eq!(window.close(shape, 2), 3);
-        assert_eq!(window.close(shape, 2), 0);
+        assert_eq!(window.used(shape, 2), 3);
+        window.hand_over(shape, 2);
+        assert_eq!(window.used(shape, 2), 1);
+        window.hand_over(shape, 2);
+        assert_eq!(window.used(shape, 2), 0);
+        assert_eq!(window.used(shape, 1001), 0);
     }
 
     #[test]

@@ -88,6 +88,16 @@ pub async fn sleep(span: Duration) {
     monoio::time::sleep(span).await;
 }
 
+/// What `future` gives within `span`, and `None` when that is over. The future is dropped then: it
+/// must not be one of raw IO.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "for futures that hold no operation of the kernel"
+)]
+pub async fn within<T>(span: Duration, future: impl Future<Output = T>) -> Option<T> {
+    monoio::time::timeout(span, future).await.ok()
+}
+
 /// A descriptor that is waited for and never read here, such as an inbox's bell.
 pub struct Pollable(monoio::net::UnixStream);
 

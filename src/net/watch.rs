@@ -9,6 +9,7 @@ use std::{
     cell::{Cell, RefCell},
     os::fd::RawFd,
     rc::Rc,
+    sync::LazyLock,
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -135,6 +136,29 @@ impl Clock {
     pub fn exact_ms(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(NEVER)
     }
+}
+
+/// Milliseconds since the process began to measure, exact and the same on every thread.
+#[must_use]
+pub fn process_ms() -> u64 {
+    process_us() / 1_000
+}
+
+/// As [`process_ms`], in microseconds.
+#[must_use]
+#[allow(clippy::disallowed_methods, reason = "a clock itself")]
+pub fn process_us() -> u64 {
+    static STARTED: LazyLock<Instant> = LazyLock::new(Instant::now);
+    u64::try_from(STARTED.elapsed().as_micros()).unwrap_or(NEVER)
+}
+
+/// Milliseconds since 1970, exact.
+#[must_use]
+#[allow(clippy::disallowed_methods, reason = "a clock itself")]
+pub fn unix_ms() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |span| u64::try_from(span.as_millis()).unwrap_or(NEVER))
 }
 
 #[allow(clippy::disallowed_methods, reason = "the shard's clock itself")]

@@ -64,7 +64,8 @@ fn start(options: Options) -> Result<(), String> {
     } else {
         Vec::new()
     };
-    let opener = storage::opener(&config, &state_dir(&config))
+    let state_dir = state_dir(&config);
+    let opener = storage::opener(&config, &state_dir)
         .map_err(|error| format!("the store cannot be used: {error}"))?;
     let process = Process {
         settings: Arc::new(settings(&config)),
@@ -77,9 +78,13 @@ fn start(options: Options) -> Result<(), String> {
         quickstart: options.quickstart,
         notifier: Notifier::new(std::env::var("NOTIFY_SOCKET").ok().as_deref()),
         program,
+        state_dir,
         config,
     };
-    let runtime = tokio::runtime::Builder::new_current_thread()
+    // This thread has the REST API, signals and reloads; the other one all that shards wait for.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("store")
         .enable_all()
         .build()
         .map_err(|error| format!("cannot start the control thread's runtime: {error}"))?;

@@ -1,9 +1,11 @@
 //! The process: start, signals, upgrade.
 
 pub mod boot;
+pub mod fleet;
 pub mod notify;
 pub mod origin;
 pub mod pid_file;
 pub mod process;
+pub mod records;
 pub mod signals;
 pub mod upgrade;

@@ -5,7 +5,7 @@
 use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, BTreeSet},
-    path::Path,
+    path::{Path, PathBuf},
     rc::Rc,
     sync::Arc,
     time::Duration,
@@ -14,8 +14,8 @@ use std::{
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    auth::directory::Directory,
-    config::Config,
+    auth::{directory::Directory, keyspace::Keyspace},
+    config::{Config, StoreKind},
     control::{Answer, Call, Control, Paths, Setup},
     exchange::Settings,
     gateway::{
@@ -25,6 +25,7 @@ use crate::{
         reload::{Bell, Readiness, ReloadReport, Ringer},
         snapshot::{ErrorResponses, PortKey},
     },
+    limit::{self, Cells, Reconciler},
     mailbox::{Desk, mailbox},
     metrics::Registry,
     net::{
@@ -32,12 +33,14 @@ use crate::{
         listener::{Handed, ListenerSet, Place},
         proxy_connect::ProxyEnv,
         tls::{Identity, NamedIdentity, ServerOptions, ServerTls},
+        watch::process_ms,
     },
     policy,
     server::{
         boot::session_freshness,
+        fleet::{Herald, Member},
         notify::Notifier,
-        origin, pid_file,
+        origin, pid_file, records,
         signals::{Signal, Signals},
         upgrade::{
             drive::{NewHost, OldHost, drive_new, drive_old},
@@ -51,7 +54,7 @@ use crate::{
         Item, Job,
         runtime::{Driver, Handle, Parts, start},
     },
-    storage::{Liveness, Owner},
+    storage::{Liveness, Owner, StoreError},
 };
 
 const QUESTIONS_MAX: usize = 16 << 10;
@@ -75,6 +78,8 @@ pub struct Process {
     pub errors: Arc<ErrorResponses>,
     pub registry: Arc<Registry>,
     pub owner: Arc<Owner>,
+    /// The platform's folder for what must outlive the process.
+    pub state_dir: PathBuf,
     pub driver: Driver,
     /// To bind shards to; empty: unbound.
     pub cpus: Vec<usize>,
@@ -101,6 +106,9 @@ struct Running {
     policy_source: policy::Source,
     policies: Arc<policy::Current>,
     directory: Arc<Directory>,
+    cells: Arc<Cells>,
+    /// There once everything that it needs is.
+    member: RefCell<Option<Arc<Member>>>,
     /// Old snapshots are being waited for.
     letting_go: Rc<Cell<bool>>,
 }
@@ -129,17 +137,26 @@ impl Process {
         }
         .with_dns_cache(dns.enabled, dns.ttl, &dns.multiple_ips_handle_strategy);
         let names = Names::new(options, tokio::runtime::Handle::current());
+        let (cells, limit_work) = Cells::new(limit::Settings::from_config(
+            &config,
+            config.storage.store_kind() == Some(StoreKind::Redis),
+        ));
         let compiler = Compiler::new(
             Arc::clone(&config),
             names,
             ProxyEnv::read(env)?,
+            Arc::clone(&cells),
+            Arc::clone(&self.registry),
             Box::new(env),
         );
         let loader = Loader::new(compiler, Arc::clone(&self.errors));
         let live = Arc::new(Live::start(loader, Arc::clone(&self.registry))?);
 
         let (session_mail, session_desk) = mailbox(QUESTIONS_MAX);
+        let (limit_mail, limit_desk) = mailbox(QUESTIONS_MAX);
         let (control_mail, control_desk) = mailbox(CALLS_MAX);
+        let records = records::start(&config, &self.state_dir, &self.owner, &self.registry)?;
+        let mut records = records.into_iter();
         let mut shards = Vec::with_capacity(self.shards);
         for index in 0..self.shards {
             let metrics = self.registry.shard(index).unwrap_or_default();
@@ -152,6 +169,9 @@ impl Process {
                 metrics,
                 published: Arc::clone(live.published()),
                 sessions: session_mail.clone(),
+                limits: limit_mail.clone(),
+                cells: Arc::clone(&cells),
+                records: records.next(),
                 control: control_mail.clone(),
                 control_paths: Paths::from_config(&config),
             };
@@ -173,8 +193,11 @@ impl Process {
                 key_naming(&config),
                 Arc::clone(&self.owner),
                 policies,
+                Arc::clone(&cells),
                 session_freshness(&config),
             )),
+            cells,
+            member: RefCell::default(),
             config,
             registry: self.registry,
             owner: Arc::clone(&self.owner),
@@ -191,6 +214,15 @@ impl Process {
 
         let (bell, ringer) = Bell::new();
         let liveness = Arc::new(Liveness::default());
+        let member = Arc::new(Member::new(
+            &running.config,
+            Arc::clone(&self.owner),
+            Arc::clone(&running.directory),
+            Arc::clone(&running.cells),
+            bell.clone(),
+        )?);
+        *running.member.borrow_mut() = Some(Arc::clone(&member));
+        tokio::task::spawn_local(Arc::clone(&member).run());
         let control = Rc::new(Control::new(Setup {
             config: &running.config,
             gateway: live,
@@ -198,10 +230,23 @@ impl Process {
             owner: Arc::clone(&self.owner),
             liveness: Arc::clone(&liveness),
             registry: Arc::clone(&running.registry),
+            keyspace: Arc::new(Keyspace::new(
+                Arc::clone(&self.owner),
+                key_naming(&running.config),
+                Arc::new(Herald(Arc::clone(&member))),
+            )),
+            policies: Arc::clone(&running.policies),
         }));
         tokio::task::spawn_local(answer_calls(control_desk, control));
         tokio::spawn(Arc::clone(&running.directory).run(session_desk));
         tokio::spawn(sweep(Arc::clone(&running.directory)));
+        let reconciler = Reconciler::new(
+            Arc::clone(&running.cells),
+            limit_work,
+            running.store_source(),
+            Arc::new(process_ms),
+        );
+        tokio::spawn(reconciler.run(limit_desk, |question| question, |answer| answer));
         tokio::task::spawn_local(Rc::clone(&running).reloads(ringer));
 
         let notifier = Rc::new(self.notifier);
@@ -428,6 +473,25 @@ impl Running {
             .await;
     }
 
+    /// Gives back what this node has reserved in the store and lets go of it.
+    async fn release_store(&self) -> Result<(), StoreError> {
+        limit::release(&self.cells, &self.store_source(), process_ms()).await;
+        self.owner.release().await
+    }
+
+    /// Another generation speaks for this node, or this one does again.
+    fn leave_fleet(&self, is_leaving: bool) {
+        if let Some(member) = &*self.member.borrow() {
+            member.set_leaving(is_leaving);
+        }
+    }
+
+    /// The store as limiters reach it: while this process has it.
+    fn store_source(&self) -> limit::StoreSource {
+        let owner = Arc::clone(&self.owner);
+        Arc::new(move || owner.store())
+    }
+
     /// Reads the policies and puts them in force; sessions are worked out anew from them.
     async fn load_policies(&self) {
         let (source, policies) = (self.policy_source.clone(), Arc::clone(&self.policies));
@@ -566,6 +630,7 @@ impl Running {
     /// The ordinary end: readiness first, then accepting, then draining.
     async fn terminate(&self) {
         self.live.set_readiness(Readiness::Draining);
+        self.leave_fleet(true);
         tracing::info!(prefix = "main", "Stop signal received.");
         tokio::time::sleep(self.config.shutdown_delay()).await;
         self.stop_accepting(None).await;
@@ -574,7 +639,8 @@ impl Running {
             self.listeners.borrow_mut().close(&name);
         }
         self.drain().await;
-        if let Err(error) = self.owner.release().await {
+        records::settle(&self.registry).await;
+        if let Err(error) = self.release_store().await {
             tracing::error!(prefix = "main", %error, "closing the store");
         }
     }
@@ -598,7 +664,7 @@ impl OldHost for Serving {
         match action {
             OldAction::CloseStore => {
                 tokio::task::spawn_local(async move {
-                    let closed = running.owner.release().await;
+                    let closed = running.release_store().await;
                     let closed = closed.map_err(|error| error.to_string());
                     let _ = events.send(OldEvent::StoreClosed(closed));
                 });
@@ -612,6 +678,7 @@ impl OldHost for Serving {
             }
             OldAction::CancelAccepts => {
                 running.registry.upgrade_begun();
+                running.leave_fleet(true);
                 running.accepting.set(false);
                 tokio::task::spawn_local(async move {
                     running.live.set_readiness(Readiness::Draining);
@@ -620,6 +687,7 @@ impl OldHost for Serving {
                 });
             }
             OldAction::ResumeAccepts => {
+                running.leave_fleet(false);
                 running.live.set_readiness(Readiness::Ready);
                 running.keep_starting_to_accept();
             }
@@ -632,6 +700,7 @@ impl OldHost for Serving {
             OldAction::Drain => {
                 tokio::task::spawn_local(async move {
                     running.drain().await;
+                    records::settle(&running.registry).await;
                     let _ = events.send(OldEvent::DrainEnded);
                 });
             }

@@ -12,12 +12,14 @@ use crate::{
     auth::directory::Found,
     control::{Answer, Call, Paths},
     gateway::serve::Worker,
+    limit,
     mailbox::{Answered, Line},
 };
 
 /// What reaches a shard from other threads.
 pub enum Item {
     Session(Answered<Found>),
+    Limit(Answered<limit::Answer>),
     Control(Answered<Answer>),
     Job(Job),
 }
@@ -25,6 +27,12 @@ pub enum Item {
 impl From<Answered<Found>> for Item {
     fn from(answered: Answered<Found>) -> Self {
         Self::Session(answered)
+    }
+}
+
+impl From<Answered<limit::Answer>> for Item {
+    fn from(answered: Answered<limit::Answer>) -> Self {
+        Self::Limit(answered)
     }
 }
 

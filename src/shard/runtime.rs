@@ -11,10 +11,12 @@ use std::{
 };
 
 use crate::{
+    analytics,
     auth::directory::{Ask, Found},
     control::{Answer, Call, Paths},
-    exchange::{Local, Settings, sessions::Sessions},
+    exchange::{Local, Settings, limits::Limiters, sessions::Sessions},
     gateway::{serve::Worker, snapshot::Published},
+    limit,
     mailbox::{Inbox, Line, Mailbox, Outlet, Wake, inbox},
     metrics,
     net::{sys, watch::TICK_MS},
@@ -72,6 +74,9 @@ pub struct Parts {
     pub metrics: Arc<metrics::Shard>,
     pub published: Arc<Published>,
     pub sessions: Mailbox<Ask, Found>,
+    pub limits: Mailbox<limit::Question, limit::Answer>,
+    pub cells: Arc<limit::Cells>,
+    pub records: Option<analytics::Producer>,
     pub control: Mailbox<Call, Answer>,
     pub control_paths: Paths,
 }
@@ -154,7 +159,18 @@ async fn shard_main(parts: Parts, inbox: Inbox<Item>, back: Outlet<Item>) {
         parts.settings.store_deadline_ms,
         parts.settings.session_fresh_ms,
     );
-    let local = Rc::new(Local::new(parts.settings, parts.metrics, sessions));
+    let limiters = Limiters::new(
+        Line::new(parts.limits, back.clone(), QUESTIONS_MAX),
+        parts.cells,
+    );
+    let local = Rc::new(Local::new(
+        parts.settings,
+        parts.metrics,
+        sessions,
+        limiters,
+        parts.records,
+        parts.index,
+    ));
     let shard = Rc::new(Shard {
         worker: Worker::new(local, parts.published),
         control: Line::new(parts.control, back, QUESTIONS_MAX),
@@ -188,6 +204,9 @@ fn take(shard: &Rc<Shard>, item: Item) {
     match item {
         Item::Session(answered) => {
             local.sessions.line().complete(answered);
+        }
+        Item::Limit(answered) => {
+            local.limiters.line().complete(answered);
         }
         Item::Control(answered) => {
             shard.control.complete(answered);
@@ -227,6 +246,10 @@ async fn timer(shard: Rc<Shard>) {
             local.watch.turn();
             let now_ms = local.watch.clock().now_ms();
             local.sessions.line().expire(now_ms);
+            local.limiters.line().expire(now_ms);
+            if let Some(records) = &local.records {
+                records.tick();
+            }
             shard.control.expire(now_ms);
             if now_ms / 1000 != last_s {
                 last_s = now_ms / 1000;

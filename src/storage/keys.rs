@@ -8,6 +8,9 @@ pub const SESSION: &str = "apikey-";
 /// Sessions of organisations; never hashed.
 pub const ORGANISATION: &str = "orgkey.";
 
+/// Certificates, with their keys encrypted.
+pub const CERTIFICATE: &str = "cert-raw-";
+
 /// Written by the liveness probe; also its value.
 pub const LIVENESS_PROBE: &str = "tyk-liveness-probe";
 
@@ -18,6 +21,12 @@ pub const LIVENESS_PROBE_TTL_S: u64 = 10;
 #[must_use]
 pub fn organisation(id: &str) -> String {
     [ORGANISATION, id].concat()
+}
+
+/// Where a certificate lies.
+#[must_use]
+pub fn certificate(id: &str) -> String {
+    [CERTIFICATE, id].concat()
 }
 
 /// Where the session of a key lies. `key` is in clear, or its hash where `hash_keys` is on.

@@ -18,9 +18,14 @@ mod script;
 mod subscription;
 mod watched;
 
-use std::{path::Path, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
 
-use crate::config::{Config, StoreKind};
+use crate::config::{Config, Storage, StoreKind};
 
 pub use embedded::Embedded;
 pub use liveness::{Liveness, Probe};
@@ -126,25 +131,57 @@ pub enum StoreError {
 /// # Errors
 /// [`StoreError::Unusable`] when the configuration asks for what is not there.
 pub fn opener(config: &Config, state_dir: &Path) -> Result<Open, StoreError> {
-    match config.storage.store_kind() {
+    open_section("storage", &config.storage, store_dir(config, state_dir))
+}
+
+/// How to open the store for cached answers, where it is another one
+/// (`enable_separate_cache_store`); `None` for the main store.
+///
+/// # Errors
+/// As [`opener`].
+pub fn cache_opener(config: &Config, state_dir: &Path) -> Result<Option<Open>, StoreError> {
+    if !config.enable_separate_cache_store {
+        return Ok(None);
+    }
+    let dir = store_dir(config, state_dir).join("cache");
+    open_section("cache_storage", &config.cache_storage, dir).map(Some)
+}
+
+/// How to open the store for records, where it is another one (`enable_analytics` and
+/// `enable_separate_analytics_store`); `None` for the main store.
+///
+/// # Errors
+/// As [`opener`].
+pub fn analytics_opener(config: &Config, state_dir: &Path) -> Result<Option<Open>, StoreError> {
+    if !(config.enable_analytics && config.enable_separate_analytics_store) {
+        return Ok(None);
+    }
+    let dir = store_dir(config, state_dir).join("analytics");
+    open_section("analytics_storage", &config.analytics_storage, dir).map(Some)
+}
+
+fn store_dir(config: &Config, state_dir: &Path) -> PathBuf {
+    match config.penstock.store_path.as_str() {
+        "" => state_dir.to_owned(),
+        path => path.into(),
+    }
+}
+
+/// `name` is that of the section; `dir` holds an embedded store.
+fn open_section(name: &str, section: &Storage, dir: PathBuf) -> Result<Open, StoreError> {
+    match section.store_kind() {
         Some(StoreKind::Redis) => {
-            let redis = redis::Options::from_config(&config.storage)?;
+            let redis = redis::Options::from_config(name, section)?;
             Ok(Arc::new(move || {
                 Ok(Arc::new(Redis::open(&redis)) as Arc<dyn Store>)
             }))
         }
-        Some(StoreKind::Embedded) => {
-            let dir = match config.penstock.store_path.as_str() {
-                "" => state_dir.to_owned(),
-                path => path.into(),
-            };
-            Ok(Arc::new(move || {
-                Ok(Arc::new(Embedded::open(&dir)?) as Arc<dyn Store>)
-            }))
-        }
+        Some(StoreKind::Embedded) => Ok(Arc::new(move || {
+            Ok(Arc::new(Embedded::open(&dir)?) as Arc<dyn Store>)
+        })),
         None => Err(StoreError::Unusable(format!(
-            "storage.type {:?} does not exist; use \"redis\" or \"embedded\"",
-            config.storage.kind
+            "{name}.type {:?} does not exist; use \"redis\" or \"embedded\"",
+            section.kind
         ))),
     }
 }

@@ -14,7 +14,7 @@ use crate::storage::{Store, StoreError};
 const MISSES_MAX: u32 = 3;
 
 /// Between probes of a store that is away, and for each of them.
-const PROBE_EVERY: Duration = Duration::from_millis(500);
+const PROBE_EVERY: Duration = Duration::from_millis(250);
 const PROBE_MAX: Duration = Duration::from_secs(1);
 
 /// What is known about the store's life. Away means that questions fail at once instead of waiting,

@@ -271,6 +271,30 @@ fn what_cannot_be_is_refused_by_name() {
 }
 
 #[test]
+fn caches_and_records_have_a_store_of_their_own_where_that_is_asked_for() {
+    let dir = Scratch::new();
+    let mut config = Config::default();
+    let caches = |config: &Config| cache_opener(config, dir.path()).unwrap();
+    let records = |config: &Config| analytics_opener(config, dir.path()).unwrap();
+    assert!(caches(&config).is_none());
+    config.enable_separate_cache_store = true;
+    config.enable_separate_analytics_store = true;
+    assert!(records(&config).is_none(), "nothing is recorded");
+    config.enable_analytics = true;
+    for open in [caches(&config), records(&config)] {
+        open.unwrap()().map(drop).unwrap();
+    }
+    assert!(dir.path().join("cache/penstock.redb").exists());
+    assert!(dir.path().join("analytics/penstock.redb").exists());
+    config.analytics_storage.kind = "redis".to_owned();
+    config.analytics_storage.addrs = vec!["x".to_owned()];
+    let Err(StoreError::Unusable(why)) = analytics_opener(&config, dir.path()) else {
+        panic!("that is no address");
+    };
+    assert!(why.starts_with("analytics_storage.addrs"), "{why}");
+}
+
+#[test]
 fn the_store_path_wins_over_the_state_folder() {
     let (named, platform) = (Scratch::new(), Scratch::new());
     let mut config = Config::default();

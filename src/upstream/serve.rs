@@ -18,7 +18,7 @@ use crate::{
     net::{
         io::{Transport, is_canceled},
         sys::{self, Half, PeerState},
-        watch::{AtDeadline, Deadline},
+        watch::{AtDeadline, Deadline, process_us},
     },
     upstream::{
         head::{self, AnswerHead, Send},
@@ -106,6 +106,9 @@ pub async fn proxy(
     path: &[u8],
 ) -> Result<Done, Fault> {
     let target = upstream.next_target();
+    if cx.course.is_recorded && !upstream.is_first(target) {
+        cx.course.target = Some(target.authority.clone());
+    }
     let upgrade = cx.head.upgrade.is_some() && local.settings.websockets;
     let mut out = local.buffers.small();
     let decode = head::write_request(
@@ -427,10 +430,12 @@ impl Exchange<'_> {
                 match answer.parse(buf, &mut scanned, &settings.limits, is_head) {
                     Err(refusal) => return Err(Fault::Upstream(refusal.why)),
                     Ok(Progress::Complete) if answer.status >= 200 => {
+                        self.cx.course.answered_us.set(process_us());
                         conn.deadline.clear();
                         return Ok(());
                     }
                     Ok(Progress::Complete) if answer.status == 101 => {
+                        self.cx.course.answered_us.set(process_us());
                         if !self.upgrade {
                             return Err(Fault::Upstream("switched protocols without being asked"));
                         }

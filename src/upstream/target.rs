@@ -155,6 +155,12 @@ impl Upstream {
     /// The next target in turn. One counter for all shards, so that few requests are spread as
     /// evenly as many.
     #[must_use]
+    pub fn is_first(&self, target: &Target) -> bool {
+        let first = self.targets().first();
+        first.is_some_and(|first| std::ptr::eq(&raw const **first, target))
+    }
+
+    /// The target of the next request.
     pub fn next_target(&self) -> &Arc<Target> {
         let [only] = &*self.targets else {
             let turn = self.turn.fetch_add(1, Ordering::Relaxed);

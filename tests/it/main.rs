@@ -25,6 +25,7 @@ mod options;
 mod proxying;
 mod readme;
 mod reload;
+mod storage;
 mod streams;
 mod tidy;
 mod upgrade;

@@ -11,12 +11,14 @@
 mod decode;
 mod parse;
 mod print;
+mod schema;
 
 use std::fmt;
 
 pub use decode::Member;
 pub use parse::Document;
 pub use print::{go_number, to_go_string, to_go_string_pretty};
+pub use schema::{SchemaError, Schemas};
 
 use super::fault::push_token;
 

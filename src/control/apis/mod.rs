@@ -4,9 +4,6 @@
 //!
 //! Tyk: `gateway/api.go` (`apiHandler`, `handleAddApi`, `handleUpdateApi`, `handleDeleteAPI`).
 
-mod files;
-mod id;
-
 use std::sync::Arc;
 
 use axum::{
@@ -18,11 +15,12 @@ use serde::Serialize;
 
 use crate::{
     apidef::{ApiDefinition, validate},
-    gateway::reload::Gateway,
+    gateway::{
+        folder::{FileId, Folder},
+        reload::Gateway,
+    },
+    hash::random_id,
 };
-
-pub(super) use files::AppFiles;
-use id::ApiId;
 
 /// Status and message of a refusal.
 type Refusal = (StatusCode, String);
@@ -69,7 +67,7 @@ pub(super) fn read(gateway: &dyn Gateway, id: &str) -> Result<Response, Refusal>
 /// Writes the file of a new definition. Without an id it gets one. With `base_api_id` it becomes a
 /// version of that API, whose file is then written anew too.
 pub(super) async fn create(
-    files: &AppFiles,
+    files: &Folder,
     gateway: &dyn Gateway,
     asked: &[(String, String)],
     body: &[u8],
@@ -77,7 +75,7 @@ pub(super) async fn create(
     let mut api = parse(body)?;
     valid(&api)?;
     if api.api_id.is_empty() {
-        api.api_id = id::generate().map_err(|error| not_written(&error))?;
+        api.api_id = random_id().map_err(|error| not_written(&error))?;
     }
     let id = file_id(&api.api_id)?;
     let definitions = gateway.definitions();
@@ -100,7 +98,7 @@ pub(super) async fn create(
 
 /// Writes the file of a definition that is loaded.
 pub(super) async fn update(
-    files: &AppFiles,
+    files: &Folder,
     gateway: &dyn Gateway,
     id: &str,
     body: &[u8],
@@ -135,7 +133,7 @@ pub(super) async fn update(
 
 /// Removes the file of a definition that is loaded, and its entry in its base.
 pub(super) async fn delete(
-    files: &AppFiles,
+    files: &Folder,
     gateway: &dyn Gateway,
     id: &str,
 ) -> Result<Json<Modified>, Refusal> {
@@ -170,8 +168,16 @@ fn loaded<'a>(
         .ok_or_else(|| (StatusCode::NOT_FOUND, "API not found".to_owned()))
 }
 
-fn file_id(id: &str) -> Result<ApiId, Refusal> {
-    ApiId::parse(id).map_err(|why| (StatusCode::BAD_REQUEST, why))
+fn file_id(id: &str) -> Result<FileId, Refusal> {
+    let parsed = if id.ends_with("-oas") {
+        Err("names that end in -oas are those of OpenAPI documents")
+    } else {
+        FileId::parse(id)
+    };
+    parsed.map_err(|why| {
+        let why = format!("api_id cannot name a file: {why}");
+        (StatusCode::BAD_REQUEST, why)
+    })
 }
 
 fn parse(body: &[u8]) -> Result<ApiDefinition, Refusal> {
@@ -207,7 +213,7 @@ fn not_deleted(cause: &str) -> Refusal {
     )
 }
 
-fn modified(id: &ApiId, action: &'static str) -> Json<Modified> {
+fn modified(id: &FileId, action: &'static str) -> Json<Modified> {
     Json(Modified {
         key: id.as_str().to_owned(),
         status: "ok",
@@ -238,7 +244,7 @@ fn asked_base<'a>(
 ///
 /// `// Tyk differs:` there the loaded one is written back, so that a second version that is added
 /// before a reload removes the first, and what references to secrets stood for lands on the disk.
-async fn as_written(files: &AppFiles, api: &ApiDefinition) -> Result<ApiDefinition, Refusal> {
+async fn as_written(files: &Folder, api: &ApiDefinition) -> Result<ApiDefinition, Refusal> {
     let id = file_id(&api.api_id)?;
     let text = files.read(&id).await.map_err(|error| not_written(&error))?;
     Ok(text
@@ -250,9 +256,9 @@ async fn as_written(files: &AppFiles, api: &ApiDefinition) -> Result<ApiDefiniti
 /// A base with one more version (Tyk: `handleAddApi`, `baseAPI`).
 fn with_child(
     mut api: ApiDefinition,
-    child: &ApiId,
+    child: &FileId,
     asked: &[(String, String)],
-) -> Result<(ApiId, String), Refusal> {
+) -> Result<(FileId, String), Refusal> {
     let versions = &mut api.definition;
     versions.enabled = true;
     if let Some(name) = first(asked, "base_api_version_name") {
@@ -279,7 +285,7 @@ fn with_child(
 }
 
 /// A base with one version less; where that was the default, the base's own name is.
-fn without_child(mut api: ApiDefinition, child: &str) -> Result<(ApiId, String), Refusal> {
+fn without_child(mut api: ApiDefinition, child: &str) -> Result<(FileId, String), Refusal> {
     let names: Vec<_> = api
         .definition
         .versions
@@ -296,7 +302,7 @@ fn without_child(mut api: ApiDefinition, child: &str) -> Result<(ApiId, String),
     printed(&api)
 }
 
-fn printed(api: &ApiDefinition) -> Result<(ApiId, String), Refusal> {
+fn printed(api: &ApiDefinition) -> Result<(FileId, String), Refusal> {
     let id = file_id(&api.api_id)?;
     Ok((id, api.to_json_string_pretty()))
 }

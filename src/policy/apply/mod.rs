@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use crate::{
-    apidef::{List, Map, json::to_go_string},
+    apidef::{List, Map},
     policy::{Policies, Policy},
     session::{AccessDefinition, AccessSpec, ApiLimit, GraphQlType, Session},
 };
@@ -19,7 +19,7 @@ use crate::{
 /// Why a session may not be used. The texts are Tyk's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ApplyError {
-    #[error("policy not found: {}", to_go_string(.0))]
+    #[error("policy not found: {0:?}")]
     NotFound(String),
     #[error("attempting to apply policy from different organisation to key, skipping")]
     OtherOrganisation,

@@ -195,7 +195,7 @@ fn policies_that_are_not_there_are_skipped_unless_alone() {
     fails(
         json!({"apply_policies": ["no<such>"]}),
         &laid,
-        r#"policy not found: "no\u003csuch\u003e""#,
+        r#"policy not found: "no<such>""#,
     );
     fails(
         json!({"apply_policies": ["nosuch"]}),

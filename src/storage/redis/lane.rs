@@ -13,7 +13,7 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 use redis::Value;
 use tokio::{
     sync::{Notify, watch},
-    task::AbortHandle,
+    task::{AbortHandle, JoinSet},
     time::Instant,
 };
 
@@ -25,8 +25,9 @@ use crate::storage::redis::{
 /// A connection that owes an answer for so long is replaced.
 const SILENCE_MAX: Duration = Duration::from_secs(1);
 
-/// For one attempt to connect and log in.
-const CONNECT_MAX: Duration = Duration::from_secs(1);
+/// Until another attempt to connect and log in is begun. Short, so that a server that comes back is
+/// found at once.
+const CONNECT_MAX: Duration = Duration::from_millis(700);
 
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_millis(500);
@@ -53,8 +54,8 @@ enum State {
 }
 
 impl Lane {
-    /// To be called inside tokio. `what` names it in the log.
-    pub(super) fn new(what: String, dial: Dial) -> Self {
+    /// To be called inside tokio. `what` names it in the log; `timeout` is for a server far away.
+    pub(super) fn new(what: String, timeout: Duration, dial: Dial) -> Self {
         let (sender, state) = watch::channel(State::Down {
             since: None,
             why: "not connected yet".to_owned(),
@@ -64,7 +65,7 @@ impl Lane {
             let demand = Arc::clone(&demand);
             async move {
                 demand.notified().await;
-                keep(&what, &dial, &sender).await;
+                keep(&what, timeout, &dial, &sender).await;
             }
         });
         Self {
@@ -134,31 +135,29 @@ impl Drop for Lane {
     }
 }
 
-async fn keep(what: &str, dial: &Dial, state: &watch::Sender<State>) {
+async fn keep(what: &str, timeout: Duration, dial: &Dial, state: &watch::Sender<State>) {
     let mut pause = PAUSE_MIN;
     let mut since = Instant::now();
     // Said once per interruption.
     let mut told: Option<String> = None;
+    let mut attempts = Attempts::default();
     loop {
-        let dialled = match tokio::time::timeout(CONNECT_MAX, dial()).await {
-            Ok(Ok(connection)) => Ok(Arc::new(connection)),
-            Ok(Err(why)) => Err(why),
-            Err(_) => Err("no connection within a second".to_owned()),
-        };
-        let why = match dialled {
+        let began = Instant::now();
+        let why = match attempts.next(timeout, dial).await {
             Err(why) => why,
             Ok(connection) => {
+                let connection = Arc::new(connection);
                 if told.take().is_some() {
                     tracing::info!(prefix = "redis", "{what}: connected again");
                 }
-                let began = Instant::now();
+                let up_since = Instant::now();
                 state.send_replace(State::Up(Arc::clone(&connection)));
                 let why = tokio::select! {
                     () = connection.ended() => "connection lost",
                     () = silent(&connection) => "no answer for a second",
                 };
                 since = Instant::now();
-                if began.elapsed() > PAUSE_MAX {
+                if up_since.elapsed() > PAUSE_MAX {
                     pause = PAUSE_MIN;
                 }
                 why.to_owned()
@@ -170,8 +169,49 @@ async fn keep(what: &str, dial: &Dial, state: &watch::Sender<State>) {
         }
         let since = Some(since);
         state.send_replace(State::Down { since, why });
-        tokio::time::sleep(by_chance(pause)).await;
+        // An attempt that took long was a pause.
+        tokio::time::sleep(by_chance(pause).saturating_sub(began.elapsed())).await;
         pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+/// Attempts to connect: one that was begun just now, and an older one, for a server that is far.
+#[derive(Default)]
+struct Attempts {
+    tasks: JoinSet<Result<Connection, String>>,
+    patient: Option<AbortHandle>,
+}
+
+impl Attempts {
+    /// Begins an attempt; returns what came of it or of an older one, at the latest after
+    /// [`CONNECT_MAX`].
+    async fn next(&mut self, timeout: Duration, dial: &Dial) -> Result<Connection, String> {
+        let dialling = dial();
+        let attempt = self.tasks.spawn(async move {
+            let dialled = tokio::time::timeout(timeout, dialling).await;
+            dialled.unwrap_or_else(|_| Err("no connection in time".to_owned()))
+        });
+        let first = async {
+            loop {
+                match self.tasks.join_next().await {
+                    Some(Ok(dialled)) => return dialled,
+                    // Aborted before.
+                    Some(Err(_)) => {}
+                    None => return Err("no attempt to connect".to_owned()),
+                }
+            }
+        };
+        let Ok(dialled) = tokio::time::timeout(CONNECT_MAX, first).await else {
+            match &self.patient {
+                Some(patient) if !patient.is_finished() => attempt.abort(),
+                _ => self.patient = Some(attempt),
+            }
+            return Err("no connection in time".to_owned());
+        };
+        if dialled.is_ok() {
+            *self = Self::default();
+        }
+        dialled
     }
 }
 

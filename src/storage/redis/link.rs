@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use crate::storage::redis::{
     lane::{Dial, Lane},
+    options::Options,
     request::{Failure, Request},
 };
 
@@ -18,11 +19,11 @@ pub(super) struct Link {
 
 impl Link {
     /// To be called inside tokio. Connects to nothing yet.
-    pub(super) fn new(what: &str, lanes: usize, dial: Dial) -> Self {
-        let bulk = (lanes > 1).then(|| Lane::new(format!("{what} (bulk)"), Dial::clone(&dial)));
+    pub(super) fn new(what: &str, options: &Options, dial: Dial) -> Self {
+        let lane = |what: String| Lane::new(what, options.timeout, Dial::clone(&dial));
         Self {
-            prompt: Lane::new(what.to_owned(), dial),
-            bulk,
+            prompt: lane(what.to_owned()),
+            bulk: (options.lanes > 1).then(|| lane(format!("{what} (bulk)"))),
         }
     }
 

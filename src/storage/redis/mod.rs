@@ -105,7 +105,7 @@ enum Way {
 
 impl Transport {
     fn new(options: &Options) -> Self {
-        let link = |dial| Link::new("redis", options.lanes, dial);
+        let link = |dial| Link::new("redis", options, dial);
         let way = match &options.kind {
             Kind::Cluster => Way::Cluster(Cluster::new(options.clone())),
             Kind::Single => {

@@ -73,13 +73,13 @@ impl fmt::Display for Address {
 }
 
 impl Options {
-    /// Reads a `storage` section, and the certificates that it names.
+    /// Reads a section such as `storage`, and the certificates that it names.
     ///
     /// # Errors
     /// [`StoreError::Unusable`] for an address that is none, for TLS that cannot be.
-    pub fn from_config(storage: &Storage) -> Result<Self, StoreError> {
+    pub fn from_config(section: &str, storage: &Storage) -> Result<Self, StoreError> {
         let unusable =
-            |key: &str, why: String| StoreError::Unusable(format!("storage.{key}: {why}"));
+            |key: &str, why: String| StoreError::Unusable(format!("{section}.{key}: {why}"));
         let mut addresses = Vec::new();
         for text in storage.addresses() {
             let Some(address) = Address::parse(&text) else {

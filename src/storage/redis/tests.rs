@@ -64,7 +64,7 @@ fn open(port: u16) -> Redis {
         timeout: 2,
         ..Storage::default()
     };
-    Redis::open(&Options::from_config(&storage).unwrap())
+    Redis::open(&Options::from_config("storage", &storage).unwrap())
 }
 
 fn block_on<T>(test: impl Future<Output = T>) -> T {

@@ -409,7 +409,7 @@ fn driver() -> String {
 }
 
 /// `kill` is a shell builtin everywhere; a negative `to` is a process group.
-fn signal(name: &str, to: &str) {
+pub fn signal(name: &str, to: &str) {
     let line = format!("kill -s {name} -- {to}");
     let _ = Command::new("sh")
         .args(["-c", &line])

@@ -9,6 +9,8 @@ mod gateway;
 mod load;
 mod message;
 mod origin;
+mod redis;
+mod wire;
 
 use std::{
     path::PathBuf,
@@ -20,10 +22,12 @@ use std::{
 };
 
 pub use client::Client;
-pub use gateway::{Gateway, Setup, api, built_binary, free_port};
+pub use gateway::{Gateway, Setup, api, built_binary, free_port, merge};
 pub use load::Load;
 pub use message::{End, Request, Response};
 pub use origin::{Ended, Origin, Peer};
+pub use redis::{RedisCluster, RedisServer, SentinelGroup};
+pub use wire::Wire;
 
 /// How long a test waits for something that should come at once.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -80,10 +84,22 @@ pub struct TempDir(PathBuf);
 
 impl TempDir {
     pub fn new(what: &str) -> Self {
+        Self::below(&std::env::temp_dir(), what)
+    }
+
+    /// In memory where there is such a place: for what waits for the disk and need not.
+    pub fn in_memory(what: &str) -> Self {
+        match std::path::Path::new("/dev/shm") {
+            memory if memory.is_dir() => Self::below(memory, what),
+            _ => Self::new(what),
+        }
+    }
+
+    fn below(parent: &std::path::Path, what: &str) -> Self {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("penstock-{what}-{}-{number}", std::process::id());
-        let path = std::env::temp_dir().join(name);
+        let path = parent.join(name);
         std::fs::create_dir_all(&path).expect("the temporary folder can be written");
         Self(path)
     }

@@ -1,8 +1,11 @@
-//! Files of API definitions in `app_path`.
+//! Folders of files that the REST API writes: API definitions in `app_path`, policies in
+//! `policy_path`.
 //!
 //! A file is there whole or not at all: it is written under another name, made durable, and then
 //! put in its place. `// Tyk differs:` there the old file is removed before the new one is written,
-//! so that a crash or a full disk in between loses the API.
+//! so that a crash or a full disk in between loses it.
+
+mod id;
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -12,16 +15,19 @@ use std::{
     sync::Arc,
 };
 
-use crate::control::apis::id::{self, ApiId};
+pub use id::FileId;
 
-/// The folder of definitions.
+use crate::hash::random_id;
+
+/// A folder with one file per id.
 #[derive(Debug, Clone)]
-pub(in crate::control) struct AppFiles {
+pub struct Folder {
     dir: Arc<Path>,
 }
 
-impl AppFiles {
-    pub(in crate::control) fn new(dir: PathBuf) -> Self {
+impl Folder {
+    #[must_use]
+    pub fn new(dir: PathBuf) -> Self {
         Self { dir: dir.into() }
     }
 
@@ -29,7 +35,7 @@ impl AppFiles {
     ///
     /// # Errors
     /// The kernel's answer.
-    pub(super) async fn read(&self, id: &ApiId) -> io::Result<Option<Vec<u8>>> {
+    pub async fn read(&self, id: &FileId) -> io::Result<Option<Vec<u8>>> {
         let path = self.path(id);
         on_disk(move || match fs::read(&path) {
             Ok(text) => Ok(Some(text)),
@@ -43,7 +49,7 @@ impl AppFiles {
     ///
     /// # Errors
     /// The kernel's answer; the older file is then untouched and nothing else is left behind.
-    pub(super) async fn write(&self, id: &ApiId, text: String) -> io::Result<()> {
+    pub async fn write(&self, id: &FileId, text: String) -> io::Result<()> {
         let (dir, path) = (Arc::clone(&self.dir), self.path(id));
         on_disk(move || replace(&dir, &path, |file| file.write_all(text.as_bytes()))).await
     }
@@ -52,7 +58,7 @@ impl AppFiles {
     ///
     /// # Errors
     /// The kernel's answer.
-    pub(super) async fn remove(&self, id: &ApiId) -> io::Result<bool> {
+    pub async fn remove(&self, id: &FileId) -> io::Result<bool> {
         let (dir, path) = (Arc::clone(&self.dir), self.path(id));
         on_disk(move || match fs::remove_file(&path) {
             Ok(()) => File::open(&dir)?.sync_all().map(|()| true),
@@ -62,7 +68,7 @@ impl AppFiles {
         .await
     }
 
-    fn path(&self, id: &ApiId) -> PathBuf {
+    fn path(&self, id: &FileId) -> PathBuf {
         self.dir.join(format!("{}.json", id.as_str()))
     }
 }
@@ -84,7 +90,7 @@ fn replace(
     fill: impl FnOnce(&mut File) -> io::Result<()>,
 ) -> io::Result<()> {
     // Not `.json`: the loader must not see it, and a left-over of a crash is recognised by people.
-    let temporary = dir.join(format!(".{}.tmp", id::generate()?));
+    let temporary = dir.join(format!(".{}.tmp", random_id()?));
     let done = OpenOptions::new()
         .write(true)
         .create_new(true)
@@ -111,7 +117,7 @@ mod tests {
 
     impl Scratch {
         fn new() -> Self {
-            let name = format!("penstock-apps-{}", id::generate().unwrap());
+            let name = format!("penstock-apps-{}", random_id().unwrap());
             let path = std::env::temp_dir().join(name);
             fs::create_dir(&path).unwrap();
             Self(path)
@@ -143,8 +149,8 @@ mod tests {
     #[test]
     fn a_file_is_written_replaced_and_removed() {
         let dir = Scratch::new();
-        let files = AppFiles::new(dir.0.clone());
-        let id = ApiId::parse("a").unwrap();
+        let files = Folder::new(dir.0.clone());
+        let id = FileId::parse("a").unwrap();
         block_on(async {
             files.write(&id, "1".to_owned()).await.unwrap();
             files.write(&id, "2".to_owned()).await.unwrap();
@@ -158,8 +164,8 @@ mod tests {
     #[test]
     fn the_longest_id_is_written() {
         let dir = Scratch::new();
-        let id = ApiId::parse(&"a".repeat(250)).unwrap();
-        block_on(AppFiles::new(dir.0.clone()).write(&id, String::new())).unwrap();
+        let id = FileId::parse(&"a".repeat(250)).unwrap();
+        block_on(Folder::new(dir.0.clone()).write(&id, String::new())).unwrap();
     }
 
     #[test]
@@ -180,8 +186,8 @@ mod tests {
     #[test]
     fn a_folder_that_is_not_there_is_an_error() {
         let dir = Scratch::new();
-        let files = AppFiles::new(dir.0.join("gone"));
-        let id = ApiId::parse("a").unwrap();
+        let files = Folder::new(dir.0.join("gone"));
+        let id = FileId::parse("a").unwrap();
         block_on(files.write(&id, String::new())).unwrap_err();
         assert_eq!(dir.names(), Vec::<String>::new());
     }
@@ -193,8 +199,8 @@ mod tests {
         let outside = target.0.join("outside");
         fs::write(&outside, "untouched").unwrap();
         std::os::unix::fs::symlink(&outside, dir.0.join("a.json")).unwrap();
-        let id = ApiId::parse("a").unwrap();
-        block_on(AppFiles::new(dir.0.clone()).write(&id, "new".to_owned())).unwrap();
+        let id = FileId::parse("a").unwrap();
+        block_on(Folder::new(dir.0.clone()).write(&id, "new".to_owned())).unwrap();
         assert_eq!(fs::read_to_string(&outside).unwrap(), "untouched");
         assert_eq!(fs::read_to_string(dir.0.join("a.json")).unwrap(), "new");
     }

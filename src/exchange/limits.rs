@@ -1,0 +1,92 @@
+//! One request against its limits: the cell decides, or the reconciler is asked.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    limit::{Answer, Cells, Question, QuotaCell, QuotaTaken, RateCell, Taken, Throttle, Throttled},
+    mailbox::Line,
+    net::{
+        io,
+        watch::{Clock, TICK_MS, process_ms},
+    },
+};
+
+/// The shard's way to limiters that need to ask.
+pub struct Limiters {
+    line: Line<Question, Answer>,
+    pub cells: Arc<Cells>,
+}
+
+impl Limiters {
+    #[must_use]
+    pub const fn new(line: Line<Question, Answer>, cells: Arc<Cells>) -> Self {
+        Self { line, cells }
+    }
+
+    #[must_use]
+    pub const fn line(&self) -> &Line<Question, Answer> {
+        &self.line
+    }
+
+    /// Whether a request is within a rate limit. One that is not waits and tries again as
+    /// `throttle` says.
+    pub async fn admits(
+        &self,
+        cell: &Arc<RateCell>,
+        mut throttle: Option<Throttle>,
+        clock: &Clock,
+    ) -> bool {
+        loop {
+            let now_ms = process_ms();
+            let taken = match cell.take(now_ms) {
+                Taken::Ask => self.ask_rate(cell, now_ms, clock).await,
+                taken => taken,
+            };
+            if taken == Taken::Admitted {
+                return true;
+            }
+            match throttle.as_mut().map(Throttle::refused) {
+                Some(Throttled::Wait { ms }) => io::sleep(Duration::from_millis(ms)).await,
+                Some(Throttled::Refuse) | None => return false,
+            }
+        }
+    }
+
+    /// Counts a request in a quota.
+    pub async fn count(&self, cell: &Arc<QuotaCell>, clock: &Clock) -> QuotaTaken {
+        let now_ms = process_ms();
+        let taken = cell.take(now_ms);
+        if taken.taken != Taken::Ask {
+            return taken;
+        }
+        let question = Question::Quota {
+            cell: Arc::clone(cell),
+            at_ms: now_ms,
+        };
+        match self.ask(question, cell.ask_deadline_ms(), clock).await {
+            Some(Answer::Quota(taken)) => taken,
+            _ => cell.fallback(process_ms()),
+        }
+    }
+
+    #[cold]
+    async fn ask_rate(&self, cell: &Arc<RateCell>, at_ms: u64, clock: &Clock) -> Taken {
+        let question = Question::Rate {
+            cell: Arc::clone(cell),
+            at_ms,
+        };
+        match self.ask(question, cell.ask_deadline_ms(), clock).await {
+            Some(Answer::Rate(taken)) => taken,
+            _ => cell.fallback(process_ms()),
+        }
+    }
+
+    async fn ask(&self, question: Question, deadline_ms: u64, clock: &Clock) -> Option<Answer> {
+        // The line's own deadline moves in ticks and only sees to it that nothing is left over.
+        let at_most_ms = clock.now_ms() + deadline_ms + 2 * TICK_MS;
+        let answer = self.line.ask(question, at_most_ms);
+        io::within(Duration::from_millis(deadline_ms), answer)
+            .await?
+            .ok()
+    }
+}

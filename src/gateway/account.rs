@@ -1,0 +1,102 @@
+//! What is counted and recorded of a request once it is over.
+//!
+//! Tyk: `handler_success.go` (`RecordHit`), `handler_error.go` (`HandleError`).
+
+use std::borrow::Cow;
+
+use crate::{
+    analytics::{FieldValues, Hit, Latency},
+    exchange::{Client, Ctx, Local},
+    gateway::{serve::Served, snapshot::Mount},
+    http::h1::{FieldName, Framing},
+    net::watch::{process_us, unix_ms},
+};
+
+/// Counts a request of an API, and records it where that is wanted.
+pub fn note(local: &Local, client: &Client, mount: &Mount, cx: &Ctx, served: Served) {
+    let course = &cx.course;
+    let answered_us = course.answered_us.get();
+    let upstream_us = (answered_us > 0).then(|| answered_us.saturating_sub(course.proxied_us));
+    let now_us = match (course.is_recorded, course.proxied_us) {
+        (false, proxied_us) if proxied_us > 0 => proxied_us,
+        _ => process_us(),
+    };
+    let until_us = match course.proxied_us {
+        0 => now_us,
+        proxied_us => proxied_us,
+    };
+    let gateway_us = until_us.saturating_sub(course.began_us);
+    local.metrics.took(gateway_us, upstream_us);
+    if let Some(counters) = mount.api.counters.shard(local.index) {
+        counters.response(served.status);
+        counters.took(gateway_us, upstream_us.unwrap_or(0));
+        if !course.refused.is_empty() {
+            counters.refusal();
+        }
+    }
+    if let (Some(recorder), Some(records)) = (&mount.api.recorder, &local.records) {
+        let ip = cx.real_ip(client.peer.ip(), &local.settings);
+        if served.is_cut() || recorder.ignores(&ip) {
+            return;
+        }
+        let is_proxied = answered_us > 0;
+        let path = if is_proxied {
+            Cow::Borrowed(course.upstream_path.as_slice())
+        } else if mount.api.strip {
+            mount.listen_path.strip(cx.path())
+        } else {
+            Cow::Borrowed(cx.path())
+        };
+        let latency = if is_proxied {
+            let ms = |us: u64| u32::try_from(us / 1_000).unwrap_or(u32::MAX);
+            Latency {
+                total: ms(now_us.saturating_sub(course.began_us)),
+                upstream: ms(upstream_us.unwrap_or(0)),
+            }
+        } else {
+            // As in Tyk: what the gateway answers itself has none.
+            Latency::default()
+        };
+        let hit = Hit {
+            method: cx.part(cx.head.method_span),
+            host: course.target.as_deref().filter(|_| is_proxied),
+            path: &path,
+            tracked_path: None,
+            content_length: match cx.head.framing {
+                Framing::Length(length) => i64::try_from(length).unwrap_or(i64::MAX),
+                Framing::Chunked => -1,
+                Framing::None | Framing::UntilClose => 0,
+            },
+            user_agent: cx.field(FieldName::UserAgent).unwrap_or_default(),
+            status: served.status,
+            timestamp_ms: unix_ms(),
+            latency,
+            ip,
+            version: b"",
+            identity: cx.access.as_ref().map(|access| &access.identity),
+            fields: &Fields(cx),
+            is_cached: false,
+            expire_after_s: None,
+            raw_request: b"",
+            raw_response: b"",
+        };
+        records.record(recorder, &hit);
+    }
+}
+
+/// A request's fields, for tags.
+struct Fields<'a>(&'a Ctx);
+
+impl FieldValues for Fields<'_> {
+    fn each(&self, name: &str, found: &mut dyn FnMut(&[u8])) {
+        for field in &self.0.head.fields {
+            let is_named = self
+                .0
+                .part(field.name)
+                .eq_ignore_ascii_case(name.as_bytes());
+            if is_named {
+                found(self.0.part(field.value));
+            }
+        }
+    }
+}
