@@ -27,6 +27,7 @@ mod protobuf;
 mod record;
 mod recorder;
 mod ring;
+mod spill;
 
 pub use assemble::{Assembler, Serializer};
 pub use flush::{Flusher, Lists, Sink};

@@ -93,7 +93,7 @@ impl Spans {
     /// Adds the spans of one request: its own, the upstream's and those of its steps.
     pub(super) fn add(&mut self, told: &Told<'_>, api: &ApiTracer, shows_keys: bool) {
         message(&mut self.encoded, 2, |out| {
-            request_span(out, told, api, shows_keys)
+            request_span(out, told, api, shows_keys);
         });
         self.count += 1;
         if told.upstream.is_some() {
@@ -224,7 +224,7 @@ fn attribute(out: &mut Vec<u8>, field: u32, key: &str, value: &[u8]) {
 
 fn boolean(out: &mut Vec<u8>, field: u32, key: &str, value: bool) {
     any(out, field, key, |out| {
-        out.extend_from_slice(&[2 << 3, value.into()])
+        out.extend_from_slice(&[2 << 3, value.into()]);
     });
 }
 
