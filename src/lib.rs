@@ -20,6 +20,7 @@ pub mod log;
 pub mod time;
 // 1 wire
 pub mod http;
+pub mod protobuf;
 // 2 model
 pub mod apidef;
 pub mod config;
@@ -33,6 +34,7 @@ pub mod mailbox;
 pub mod metrics;
 pub mod net;
 pub mod storage;
+pub mod telemetry;
 // 4 features
 pub mod exchange;
 pub mod middleware;

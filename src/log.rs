@@ -7,20 +7,20 @@
 
 use std::{
     fmt::{self, Write as _},
-    io::IsTerminal as _,
+    io::{self, IsTerminal as _},
     str::FromStr,
     sync::atomic::{AtomicU64, Ordering},
 };
 
 use serde_json::{Map, Value};
 use tracing::{
-    Event, Level, Subscriber,
+    Event, Level, Metadata, Subscriber,
     field::{Field, Visit},
 };
 use tracing_subscriber::{
     filter::Targets,
     fmt::{
-        FmtContext, FormatEvent, FormatFields,
+        FmtContext, FormatEvent, FormatFields, MakeWriter,
         format::Writer,
         time::{FormatTime as _, SystemTime},
     },
@@ -66,8 +66,16 @@ pub fn choose_level(configured: &str, variable: Option<&str>) -> Level {
     )
 }
 
+/// Gets every line beside stderr, with its level. Called by whoever logs: it must not wait.
+pub type Hook = Box<dyn Fn(Level, &str) + Send + Sync>;
+
 /// Sends the log lines of this process to stderr. The first call counts.
 pub fn start(level: Level, form: Form) {
+    start_with(level, form, None);
+}
+
+/// As [`start`], with somebody who listens in, such as a syslog daemon.
+pub fn start_with(level: Level, form: Form, hook: Option<Hook>) {
     // What libraries have to say is only of interest when something is wrong.
     let targets = Targets::new()
         .with_default(Level::WARN.min(level))
@@ -75,11 +83,46 @@ pub fn start(level: Level, form: Form) {
     let lines = tracing_subscriber::fmt::layer()
         .event_format(Lines(form))
         .with_writer(std::io::stderr);
+    let hooked = hook.map(|hook| {
+        tracing_subscriber::fmt::layer()
+            .event_format(Lines(form))
+            .with_ansi(false)
+            .with_writer(Hooked(hook))
+    });
     // An error says that lines already go somewhere: that is fine.
     let _ = tracing_subscriber::registry()
         .with(targets)
         .with(lines)
+        .with(hooked)
         .try_init();
+}
+
+struct Hooked(Hook);
+
+/// Passes a line on to a hook. A line comes in one piece.
+struct HookWriter<'a>(&'a Hook, Level);
+
+impl<'a> MakeWriter<'a> for Hooked {
+    type Writer = HookWriter<'a>;
+
+    fn make_writer(&'a self) -> HookWriter<'a> {
+        HookWriter(&self.0, Level::INFO)
+    }
+
+    fn make_writer_for(&'a self, metadata: &Metadata<'_>) -> HookWriter<'a> {
+        HookWriter(&self.0, *metadata.level())
+    }
+}
+
+impl io::Write for HookWriter<'_> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        (self.0)(self.1, &String::from_utf8_lossy(line));
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 struct Lines(Form);
@@ -245,10 +288,7 @@ impl Brake {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        io,
-        sync::{Arc, Mutex, PoisonError},
-    };
+    use std::sync::{Arc, Mutex, PoisonError};
 
     use super::*;
 
@@ -315,6 +355,27 @@ mod tests {
         assert!(text.ends_with(
             " INFO log: asked\\nfor path=\"/x\\n2026 ERROR main: all lost\" key=\"a b\"\n"
         ));
+    }
+
+    #[test]
+    fn a_hook_gets_each_line_with_its_level() {
+        let heard: Arc<Mutex<Vec<(Level, String)>>> = Arc::default();
+        let ears = Arc::clone(&heard);
+        let hook: Hook = Box::new(move |level, line| {
+            ears.lock().unwrap().push((level, line.to_owned()));
+        });
+        let layer = tracing_subscriber::fmt::layer()
+            .event_format(Lines(Form::Human))
+            .with_writer(Hooked(hook));
+        let subscriber = tracing_subscriber::registry().with(layer);
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::warn!(prefix = "main", "one");
+            tracing::error!(prefix = "main", "two");
+        });
+        let heard = heard.lock().unwrap();
+        assert_eq!(heard.len(), 2);
+        assert!(heard[0].0 == Level::WARN && heard[0].1.ends_with("main: one\n"));
+        assert!(heard[1].0 == Level::ERROR && heard[1].1.ends_with("main: two\n"));
     }
 
     #[test]

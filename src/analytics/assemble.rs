@@ -12,12 +12,12 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 
 use crate::analytics::{
     geo::GeoIp,
-    hit::{Told, Who},
+    hit::{Identified, Told},
     msgpack,
     normalise::Normaliser,
     protobuf,
     record::{Geo, Latency, Record},
-    recorder::{ApiRecorder, DETAIL_BYTES_MAX},
+    recorder::{ApiRecorder, DETAIL_BYTES_MAX, NON_VERSIONED},
     ring::HitBlock,
 };
 
@@ -56,9 +56,9 @@ pub struct Assembler {
     normaliser: Normaliser,
     geo_ip: Option<GeoIp>,
     encoder: msgpack::Encoder,
+    scratch: Vec<u8>,
 }
 
-const NON_VERSIONED: &[u8] = b"Non Versioned";
 const CACHED: &[u8] = b"cached-response";
 
 /// 36,500 days: what `expire_analytics_after: 0` means.
@@ -72,6 +72,7 @@ impl Assembler {
             normaliser,
             geo_ip,
             encoder: msgpack::Encoder::default(),
+            scratch: Vec::new(),
         }
     }
 
@@ -148,22 +149,31 @@ impl Assembler {
             expire_at_ms: timestamp_ms.saturating_add(expire_after_s.saturating_mul(1000)),
             ..Record::default()
         };
-        let texts = record.path.len()
-            + record.raw_path.len()
-            + record.user_agent.len()
-            + record.raw_request.len()
-            + record.raw_response.len();
-        let mut out = Vec::with_capacity(texts + 768);
+        // In one buffer first: the record's own is made once, as large as it is.
+        let out = &mut self.scratch;
+        out.clear();
         match self.serializer {
-            Serializer::MessagePack => self.encoder.encode(&record, &mut out),
-            Serializer::Protobuf => protobuf::encode(&record, &mut out),
+            Serializer::Protobuf => protobuf::encode(&record, out),
+            Serializer::MessagePack if told.version.is_empty() => {
+                self.encoder.encode(&record, api.unversioned(), out);
+            }
+            Serializer::MessagePack => {
+                let mut versioned = Vec::new();
+                msgpack::encode_api(&record, &mut versioned);
+                self.encoder.encode(&record, &versioned, out);
+            }
         }
-        out
+        out.clone()
     }
 }
 
 /// Tags in Tyk's order.
-fn add_tags<'a>(told: &Told<'a>, who: &Who<'a>, api: &'a ApiRecorder, tags: &mut Vec<&'a [u8]>) {
+fn add_tags<'a>(
+    told: &Told<'a>,
+    who: &Identified<'a>,
+    api: &'a ApiRecorder,
+    tags: &mut Vec<&'a [u8]>,
+) {
     tags.extend(who.tags.clone());
     tags.extend(told.header_tags.clone());
     tags.extend(api.tags());
@@ -187,6 +197,9 @@ fn rooted(path: &[u8]) -> Cow<'_, [u8]> {
 
 /// Base64 of what was recorded whole.
 fn detail(raw: &[u8]) -> String {
+    if raw.is_empty() {
+        return String::new();
+    }
     STANDARD.encode(raw.get(..DETAIL_BYTES_MAX).unwrap_or(raw))
 }
 

@@ -9,7 +9,7 @@
 //! is set in the same script that appends, so that no list is ever without one (Tyk sweeps once a
 //! second and leaves the Protocol Buffers lists out).
 
-use std::{collections::VecDeque, pin::Pin, sync::Arc, time::Duration};
+use std::{collections::VecDeque, io, path::Path, pin::Pin, sync::Arc, time::Duration};
 
 use tokio::{
     task::JoinSet,
@@ -20,6 +20,7 @@ use crate::{
     analytics::{
         assemble::{Assembler, Serializer},
         ring::{Consumer, HitBlock},
+        spill::Spill,
     },
     config::{Config, StoreKind},
     log::Brake,
@@ -59,6 +60,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// After the last shard has ended: how long a store that does not answer is tried.
 const LAST_TRIES: Duration = Duration::from_secs(3);
+
+/// Between two looks at the files of a spill.
+const SPILL_LOOK: Duration = Duration::from_secs(5);
 
 /// Between two lines about a store that takes no records.
 const COMPLAINTS_MS: u64 = 10_000;
@@ -162,6 +166,9 @@ pub struct Flusher<S> {
     next_ring: usize,
     started_at: Instant,
     complaints: Brake,
+    spill: Option<Spill>,
+    /// When the files of the spill are looked at next.
+    spill_look_at: Instant,
 }
 
 impl<S: Sink> Flusher<S> {
@@ -189,7 +196,17 @@ impl<S: Sink> Flusher<S> {
             next_ring: 0,
             started_at: Instant::now(),
             complaints: Brake::new(COMPLAINTS_MS),
+            spill: None,
+            spill_look_at: Instant::now(),
         }
+    }
+
+    /// While this process does not have the store, records go to files in `dir`; the process that
+    /// has it takes them in. For a store that only one process can have.
+    #[must_use]
+    pub fn with_spill(mut self, dir: &Path) -> Self {
+        self.spill = Some(Spill::new(dir));
+        self
     }
 
     /// Writes until every shard has ended and its records are written, or the store has not taken
@@ -201,9 +218,10 @@ impl<S: Sink> Flusher<S> {
         loop {
             tokio::select! {
                 _ = looks.tick() => {}
-                Some(done) = self.under_way.join_next() => self.settle(done),
+                Some(done) = self.under_way.join_next() => self.settle(done).await,
             }
             self.start_batches().await;
+            self.take_spilled_in().await;
             if !self.rings.iter().all(Consumer::is_done) {
                 continue;
             }
@@ -280,14 +298,7 @@ impl<S: Sink> Flusher<S> {
     }
 
     fn send(&mut self, batch: Batch) {
-        let mut records = Vec::with_capacity(batch.hits as usize);
-        for (_, block) in &batch.blocks {
-            self.assembler
-                .assemble(block, |at_ms, record| records.push((at_ms, record)));
-        }
-        // Requests of all shards, as they came.
-        records.sort_by_key(|(at_ms, _)| *at_ms);
-        let records = records.into_iter().map(|(_, record)| record).collect();
+        let records = self.assemble(&batch);
         let list = self.lists.name(self.batch_count);
         self.batch_count += 1;
         self.hits_under_way += batch.hits;
@@ -301,38 +312,107 @@ impl<S: Sink> Flusher<S> {
         });
     }
 
-    fn settle(
+    async fn settle(
         &mut self,
         done: Result<(Batch, Result<PushOutcome, StoreError>), tokio::task::JoinError>,
     ) {
-        let counts = &self.registry.records;
         match done {
             Ok((batch, Ok(outcome))) => {
                 self.hits_under_way -= batch.hits;
-                counts.written(batch.hits);
-                counts.capped(outcome.dropped);
-                for (at, block) in batch.blocks {
-                    if let Some(ring) = self.rings.get(at) {
-                        ring.give(block);
-                    }
-                }
+                self.registry.records.capped(outcome.dropped);
+                self.taken(batch);
+            }
+            Ok((batch, Err(StoreError::Closed))) if self.spill.is_some() => {
+                self.hits_under_way -= batch.hits;
+                self.spill(batch).await;
             }
             // Whether the store had taken it before it went is not known: rather twice than never.
             Ok((batch, Err(error))) => {
                 self.hits_under_way -= batch.hits;
-                counts.push_failed();
-                let now_ms = self.started_at.elapsed().as_millis() as u64;
-                if let Some(held) = self.complaints.admit(now_ms) {
-                    tracing::warn!(
-                        prefix = "analytics",
-                        held,
-                        "records cannot be written and wait: {error}"
-                    );
-                }
-                self.failed.push_back(batch);
-                self.pause_until = Some(Instant::now() + PAUSE);
+                self.put_off(batch, &error);
             }
             Err(error) => tracing::error!(prefix = "analytics", "a batch broke off: {error}"),
+        }
+    }
+
+    fn put_off(&mut self, batch: Batch, error: &dyn std::fmt::Display) {
+        self.registry.records.push_failed();
+        let now_ms = self.started_at.elapsed().as_millis() as u64;
+        if let Some(held) = self.complaints.admit(now_ms) {
+            tracing::warn!(
+                prefix = "analytics",
+                held,
+                "records cannot be written and wait: {error}"
+            );
+        }
+        self.failed.push_back(batch);
+        self.pause_until = Some(Instant::now() + PAUSE);
+    }
+
+    /// Writes a batch to a file for the process that has the store.
+    async fn spill(&mut self, batch: Batch) {
+        let Some(spill) = self.spill.clone() else {
+            return;
+        };
+        let records = self.assemble(&batch);
+        let number = self.batch_count;
+        self.batch_count += 1;
+        let written = tokio::task::spawn_blocking(move || spill.write(number, &records)).await;
+        match written.unwrap_or_else(|error| Err(io::Error::other(error))) {
+            Ok(()) => self.taken(batch),
+            Err(error) => self.put_off(batch, &error),
+        }
+    }
+
+    /// Writes what an earlier owner of the store has left in files.
+    async fn take_spilled_in(&mut self) {
+        let (Some(spill), true) = (&self.spill, Instant::now() >= self.spill_look_at) else {
+            return;
+        };
+        self.spill_look_at = Instant::now() + SPILL_LOOK;
+        loop {
+            let reader = spill.clone();
+            let read = tokio::task::spawn_blocking(move || reader.read()).await;
+            let (path, records) = match read.unwrap_or_else(|error| Err(io::Error::other(error))) {
+                Ok(Some(found)) => found,
+                Ok(None) => return,
+                Err(error) => {
+                    tracing::warn!(prefix = "analytics", %error, "records of another process");
+                    return;
+                }
+            };
+            let list = self.lists.name(self.batch_count);
+            let push = self.sink.push(list, records, self.lists.limit);
+            match tokio::time::timeout(PATIENCE, push).await {
+                Ok(Ok(outcome)) => self.registry.records.capped(outcome.dropped),
+                // Not ours to write now.
+                _ => return,
+            }
+            if let Err(error) = std::fs::remove_file(&path) {
+                tracing::warn!(prefix = "analytics", %error, "records may be written twice");
+                return;
+            }
+        }
+    }
+
+    fn assemble(&mut self, batch: &Batch) -> Vec<Vec<u8>> {
+        let mut records = Vec::with_capacity(batch.hits as usize);
+        for (_, block) in &batch.blocks {
+            self.assembler
+                .assemble(block, |at_ms, record| records.push((at_ms, record)));
+        }
+        // Requests of all shards, as they came.
+        records.sort_by_key(|(at_ms, _)| *at_ms);
+        records.into_iter().map(|(_, record)| record).collect()
+    }
+
+    /// Counts a batch as written and gives its blocks back.
+    fn taken(&self, batch: Batch) {
+        self.registry.records.written(batch.hits);
+        for (at, block) in batch.blocks {
+            if let Some(ring) = self.rings.get(at) {
+                ring.give(block);
+            }
         }
     }
 
@@ -372,6 +452,7 @@ mod tests {
         lists: Mutex<BTreeMap<String, Vec<Vec<u8>>>>,
         limits: Mutex<Vec<ListLimit>>,
         is_away: AtomicBool,
+        is_closed: AtomicBool,
         is_hanging: AtomicBool,
     }
 
@@ -385,6 +466,9 @@ mod tests {
             Box::pin(async move {
                 if self.0.is_hanging.load(SeqCst) {
                     std::future::pending::<()>().await;
+                }
+                if self.0.is_closed.load(SeqCst) {
+                    return Err(StoreError::Closed);
                 }
                 if self.0.is_away.load(SeqCst) {
                     return Err(StoreError::Away("gone".to_owned()));
@@ -548,10 +632,7 @@ mod tests {
             assert_eq!(registry.records.written_count(), 0);
             stub.0.is_away.store(false, SeqCst);
             looks(30).await;
-            for producer in producers {
-                producer.tick();
-                producer.tick();
-            }
+            (0..2).for_each(|_| producers[0].tick());
             looks(30).await;
             assert_eq!(stub.count() as u64, shard.records.value());
             assert_eq!(registry.records.written_count(), shard.records.value());
@@ -661,5 +742,36 @@ mod tests {
             Some(5),
             "analytics-tyk-system-analytics_3",
         );
+    }
+
+    #[test]
+    fn what_is_recorded_while_another_process_has_the_store_is_written_by_its_owner() {
+        let dir = crate::analytics::spill::tests::folder("flush");
+        paused(async {
+            let Setup {
+                stub: old_store,
+                registry,
+                producers,
+                flusher,
+            } = setup(1, LISTS);
+            old_store.0.is_closed.store(true, SeqCst);
+            let task = tokio::spawn(flusher.with_spill(&dir).run());
+            record(&producers[0], 2000);
+            drop(producers);
+            task.await.unwrap();
+            assert_eq!(registry.records.written_count(), 2000);
+            assert_eq!(old_store.count(), 0);
+            let Setup {
+                stub: new_store,
+                producers,
+                flusher,
+                ..
+            } = setup(1, LISTS);
+            drop(producers);
+            flusher.with_spill(&dir).run().await;
+            assert_eq!(new_store.count(), 2000);
+            assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 0);
+        });
+        std::fs::remove_dir_all(dir).unwrap();
     }
 }

@@ -90,7 +90,7 @@ impl Identity {
         Self(out.into())
     }
 
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         &self.0
     }
 }
@@ -100,17 +100,17 @@ const KEY_TAG: &str = "key-";
 
 /// An identity read back.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Who<'a> {
-    pub(super) key: &'a [u8],
+pub(crate) struct Identified<'a> {
+    pub(crate) key: &'a [u8],
     /// Empty where there is no key.
     pub(super) key_tag: &'a [u8],
-    pub(super) alias: &'a [u8],
-    pub(super) oauth_id: &'a [u8],
+    pub(crate) alias: &'a [u8],
+    pub(crate) oauth_id: &'a [u8],
     pub(super) tags: Texts<'a>,
 }
 
-impl<'a> Who<'a> {
-    pub(super) fn read(bytes: &'a [u8]) -> Self {
+impl<'a> Identified<'a> {
+    pub(crate) fn read(bytes: &'a [u8]) -> Self {
         let mut texts = Texts(bytes);
         let mut next = || texts.next().unwrap_or_default();
         let (key_tag, alias, oauth_id) = (next(), next(), next());
@@ -267,7 +267,7 @@ pub(super) struct Told<'a> {
     pub(super) tracked_path: Option<&'a [u8]>,
     pub(super) user_agent: &'a [u8],
     pub(super) version: &'a [u8],
-    pub(super) who: Option<Who<'a>>,
+    pub(super) who: Option<Identified<'a>>,
     pub(super) header_tags: Texts<'a>,
     pub(super) raw_request: &'a [u8],
     pub(super) raw_response: &'a [u8],
@@ -314,7 +314,9 @@ impl<'a> Told<'a> {
             tracked_path: Some(text()?).filter(|_| has(IS_TRACKED)),
             user_agent: text()?,
             version: text()?,
-            who: Some(text()?).filter(|_| has(HAS_IDENTITY)).map(Who::read),
+            who: Some(text()?)
+                .filter(|_| has(HAS_IDENTITY))
+                .map(Identified::read),
             header_tags: Texts(text()?),
             raw_request: text()?,
             raw_response: text()?,
@@ -424,7 +426,7 @@ pub(super) mod tests {
         #[track_caller]
         fn check(key: &str, key_tag: &str, tags: &[&str]) {
             let identity = Identity::new(key, "al", "cl", tags);
-            let who = Who::read(identity.bytes());
+            let who = Identified::read(identity.bytes());
             assert_eq!(who.key, key.as_bytes());
             assert_eq!(who.key_tag, key_tag.as_bytes());
             assert_eq!((who.alias, who.oauth_id), (&b"al"[..], &b"cl"[..]));
@@ -434,7 +436,7 @@ pub(super) mod tests {
         check("abc", "key-abc", &["pol-1", "", "t"]);
         check("", "", &[]);
         let long = Identity::new("", &"a".repeat(70_000), "", ["t"]);
-        let who = Who::read(long.bytes());
+        let who = Identified::read(long.bytes());
         assert_eq!(who.alias.len(), 65_535);
         assert_eq!(who.tags.count(), 1);
     }

@@ -27,10 +27,12 @@ mod protobuf;
 mod record;
 mod recorder;
 mod ring;
+mod spill;
 
 pub use assemble::{Assembler, Serializer};
 pub use flush::{Flusher, Lists, Sink};
 pub use geo::GeoIp;
+pub(crate) use hit::Identified;
 pub use hit::{FieldValues, Hit, Identity, NoFields};
 pub use msgpack::encode;
 pub use normalise::Normaliser;

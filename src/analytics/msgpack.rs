@@ -11,7 +11,21 @@ use crate::{
 
 /// Appends a record.
 pub fn encode(record: &Record<'_>, out: &mut Vec<u8>) {
-    Encoder::default().encode(record, out);
+    let mut api = Vec::new();
+    encode_api(record, &mut api);
+    Encoder::default().encode(record, &api, out);
+}
+
+/// Appends `APIVersion`, `APIName`, `APIID` and `OrgID`, which the records of an API share.
+pub(super) fn encode_api(record: &Record<'_>, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"\xaaAPIVersion");
+    text(out, record.api_version);
+    out.extend_from_slice(b"\xa7APIName");
+    text(out, record.api_name);
+    out.extend_from_slice(b"\xa5APIID");
+    text(out, record.api_id);
+    out.extend_from_slice(b"\xa5OrgID");
+    text(out, record.org_id);
 }
 
 /// Encodes records that follow one another: what an hour's records share is put into bytes once.
@@ -29,8 +43,8 @@ struct Hour {
 }
 
 impl Encoder {
-    /// Appends a record.
-    pub(super) fn encode(&mut self, record: &Record<'_>, out: &mut Vec<u8>) {
+    /// Appends a record. `api` is what [`encode_api`] makes of it.
+    pub(super) fn encode(&mut self, record: &Record<'_>, api: &[u8], out: &mut Vec<u8>) {
         out.extend_from_slice(b"\xde\x00\x20\xa6Method");
         text(out, record.method);
         out.extend_from_slice(b"\xa4Host");
@@ -49,14 +63,7 @@ impl Encoder {
         text(out, record.api_key);
         out.extend_from_slice(b"\xa9TimeStamp");
         time(out, i64::try_from(record.timestamp_ms).unwrap_or(i64::MAX));
-        out.extend_from_slice(b"\xaaAPIVersion");
-        text(out, record.api_version);
-        out.extend_from_slice(b"\xa7APIName");
-        text(out, record.api_name);
-        out.extend_from_slice(b"\xa5APIID");
-        text(out, record.api_id);
-        out.extend_from_slice(b"\xa5OrgID");
-        text(out, record.org_id);
+        out.extend_from_slice(api);
         out.extend_from_slice(b"\xa7OauthID");
         text(out, record.oauth_id);
         out.extend_from_slice(b"\xabRequestTime");
@@ -187,6 +194,11 @@ fn sized(out: &mut Vec<u8>, count: usize, short: u8, long: u8) {
 
 #[inline]
 fn text(out: &mut Vec<u8>, bytes: &[u8]) {
+    // Many are empty, and a copy of nothing costs as much as one of a word.
+    if bytes.is_empty() {
+        out.push(0xa0);
+        return;
+    }
     match bytes.len() {
         len @ 0..32 => out.push(0xa0 | len as u8),
         len @ 32..0x100 => out.extend_from_slice(&[0xd9, len as u8]),
@@ -316,8 +328,9 @@ mod tests {
                 timestamp_ms,
                 ..Record::default()
             };
-            let (mut one, mut other) = (Vec::new(), Vec::new());
-            encoder.encode(&record, &mut one);
+            let (mut api, mut one, mut other) = (Vec::new(), Vec::new(), Vec::new());
+            encode_api(&record, &mut api);
+            encoder.encode(&record, &api, &mut one);
             encode(&record, &mut other);
             assert_eq!(one, other);
         }

@@ -7,6 +7,7 @@
 use crate::{
     analytics::record::{Geo, Network, Record},
     http::date::civil,
+    protobuf::{double, element, int, message, text},
 };
 
 /// Appends a record.
@@ -42,7 +43,7 @@ pub(super) fn encode(record: &Record<'_>, out: &mut Vec<u8>) {
     message(out, 23, |out| geo(out, &record.geo));
     message(out, 24, |out| network(out, record.network));
     for tag in record.tags {
-        utf8(out, 25, tag);
+        element(out, 25, tag);
     }
     text(out, 26, record.alias);
     int(out, 27, record.track_path.into());
@@ -64,8 +65,8 @@ fn geo(out: &mut Vec<u8>, geo: &Geo<'_>) {
         for (language, name) in &geo.city.names {
             message(out, 1, |out| {
                 // Both fields of an entry are written, empty or not.
-                utf8(out, 1, language.as_bytes());
-                utf8(out, 2, name.as_bytes());
+                element(out, 1, language.as_bytes());
+                element(out, 2, name.as_bytes());
             });
         }
         int(out, 2, geo.city.geoname_id.into());
@@ -82,61 +83,6 @@ fn network(out: &mut Vec<u8>, network: Network) {
     int(out, 2, network.closed_connections);
     int(out, 3, network.bytes_in);
     int(out, 4, network.bytes_out);
-}
-
-const VARINT: u32 = 0;
-const FIXED64: u32 = 1;
-const LENGTH: u32 = 2;
-
-fn tag(out: &mut Vec<u8>, field: u32, wire_type: u32) {
-    varint(out, (field << 3 | wire_type).into());
-}
-
-fn varint(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
-/// `int32`, `int64`, `uint32` and `bool`: negative numbers take ten bytes.
-fn int(out: &mut Vec<u8>, field: u32, value: i64) {
-    if value != 0 {
-        tag(out, field, VARINT);
-        varint(out, value as u64);
-    }
-}
-
-/// `double` or, with the same code, `float`: the pump's place is a pair of doubles.
-fn double(out: &mut Vec<u8>, field: u32, value: f64) {
-    if value != 0.0 {
-        tag(out, field, FIXED64);
-        out.extend_from_slice(&value.to_le_bytes());
-    }
-}
-
-fn text(out: &mut Vec<u8>, field: u32, bytes: &[u8]) {
-    if !bytes.is_empty() {
-        utf8(out, field, bytes);
-    }
-}
-
-fn utf8(out: &mut Vec<u8>, field: u32, bytes: &[u8]) {
-    let text = String::from_utf8_lossy(bytes);
-    tag(out, field, LENGTH);
-    varint(out, text.len() as u64);
-    out.extend_from_slice(text.as_bytes());
-}
-
-fn message(out: &mut Vec<u8>, field: u32, write: impl FnOnce(&mut Vec<u8>)) {
-    tag(out, field, LENGTH);
-    let at = out.len();
-    write(out);
-    let length = out.len() - at;
-    let mut prefix = Vec::with_capacity(2);
-    varint(&mut prefix, length as u64);
-    out.splice(at..at, prefix);
 }
 
 #[cfg(test)]

@@ -13,7 +13,11 @@ use std::{
 };
 
 use crate::{
-    analytics::hit::{Identity, Who},
+    analytics::{
+        hit::{Identified, Identity},
+        msgpack::encode_api,
+        record::Record,
+    },
     apidef::ApiDefinition,
     config::Config,
 };
@@ -21,6 +25,9 @@ use crate::{
 /// A raw request or answer beyond this is cut: a record is held in memory on its whole way.
 // Tyk differs: it keeps them whole.
 pub(super) const DETAIL_BYTES_MAX: usize = 256 << 10;
+
+/// What is recorded as the version of an API without versions.
+pub(super) const NON_VERSIONED: &[u8] = b"Non Versioned";
 
 /// What `tyk.conf` says about records.
 #[derive(Debug)]
@@ -70,6 +77,8 @@ pub struct ApiRecorder {
     /// Never given twice.
     number: u64,
     name: Box<[u8]>,
+    /// `APIVersion` to `OrgID` in MessagePack, for an API without versions.
+    unversioned: Box<[u8]>,
     api_id: Box<[u8]>,
     org_id: Box<[u8]>,
     /// Of the target: where requests go that name no other.
@@ -100,7 +109,19 @@ impl ApiRecorder {
             closing_tags.push(format!("org-{}", api.org_id).into_bytes().into());
         }
         closing_tags.push(format!("api-{}", api.api_id).into_bytes().into());
+        let mut unversioned = Vec::new();
+        encode_api(
+            &Record {
+                api_version: NON_VERSIONED,
+                api_name: api.name.as_bytes(),
+                api_id: api.api_id.as_bytes(),
+                org_id: api.org_id.as_bytes(),
+                ..Record::default()
+            },
+            &mut unversioned,
+        );
         Some(Self {
+            unversioned: unversioned.into(),
             recording: Arc::clone(recording),
             number: NUMBERS.fetch_add(1, Ordering::Relaxed),
             name: api.name.as_bytes().into(),
@@ -157,6 +178,10 @@ impl ApiRecorder {
         self.number
     }
 
+    pub(super) fn unversioned(&self) -> &[u8] {
+        &self.unversioned
+    }
+
     pub(super) fn name(&self) -> &[u8] {
         &self.name
     }
@@ -174,8 +199,8 @@ impl ApiRecorder {
     }
 
     /// Who is recorded where there is no session.
-    pub(super) fn nobody(&self) -> Who<'_> {
-        Who::read(self.recording.nobody.bytes())
+    pub(super) fn nobody(&self) -> Identified<'_> {
+        Identified::read(self.recording.nobody.bytes())
     }
 
     pub(super) fn tags(&self) -> impl Iterator<Item = &[u8]> {

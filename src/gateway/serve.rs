@@ -269,7 +269,7 @@ async fn tell_limits(
             Some(access) => {
                 let limit = access.session.root_limit();
                 let remaining = match &access.limits.quota {
-                    Some(_) => limit.quota_remaining,
+                    Some(cell) => cell.remaining().unwrap_or(limit.quota_remaining),
                     None => limit.quota_remaining,
                 };
                 let text = format!(

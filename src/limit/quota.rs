@@ -200,6 +200,16 @@ impl QuotaCell {
             .grant(units, self.lease.ends_at_ms(), self.lease.low());
     }
 
+    /// Units left in this period, as far as this node has been told; `None` before it has asked.
+    #[must_use]
+    pub fn remaining(&self) -> Option<i64> {
+        if self.lease.ends_at_ms() == 0 {
+            return None;
+        }
+        let unused = self.lease.stock() - self.lease.debt();
+        Some((self.max - self.counter.load(Relaxed) + unused).max(0))
+    }
+
     /// The counter's key.
     #[must_use]
     pub fn name(&self) -> &str {

@@ -8,18 +8,18 @@
 
 mod api;
 mod histogram;
+mod named;
 mod names;
 mod prometheus;
 mod records;
-mod refusals;
 mod registry;
 mod shard;
 mod store;
 
 pub use api::{ApiCounters, ApiShard, ApiSums};
 pub use histogram::{Histogram, Spans};
+pub use named::Named;
 pub use records::Records;
-pub use refusals::Refusals;
 pub use registry::Registry;
 pub use shard::{Counter, Gauge, Shard};
 pub use store::StoreCounts;

@@ -190,3 +190,19 @@ pub(super) const UPGRADE_FAILURES: Name = counter(
     "penstock_upgrade_failures_total",
     "Upgrades after which this process went on.",
 );
+pub(super) const TRACES: Name = counter(
+    "penstock_traces_total",
+    "Sampled requests left for the exporter of spans.",
+);
+pub(super) const TRACES_DROPPED: Name = counter(
+    "penstock_traces_dropped_total",
+    "Sampled requests for which there was no room on their way to the exporter.",
+);
+pub(super) const SPANS: Name = counter(
+    "penstock_trace_spans_total",
+    "Spans made, by what became of them.",
+);
+pub(super) const SPAN_EXPORT_FAILURES: Name = counter(
+    "penstock_trace_export_failures_total",
+    "Batches of spans that the collector did not take; most are tried again.",
+);

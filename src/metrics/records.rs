@@ -1,8 +1,8 @@
-//! What becomes of analytics records once they have left their shard.
+//! What becomes of analytics records, and of spans, once they have left their shard.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// Counted by the tokio thread that writes them.
+/// Counted by the tokio thread that writes them. For spans, the store is the collector.
 #[derive(Debug, Default)]
 pub struct Records {
     written: AtomicU64,

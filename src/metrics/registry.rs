@@ -12,9 +12,8 @@ use std::{
 use crate::metrics::{
     ApiCounters, ApiSums, Counter, Records, Shard, Spans, StoreCounts,
     api::Apis,
-    names,
+    named, names,
     prometheus::{Page, Seconds},
-    refusals,
 };
 
 /// Everything this process counts.
@@ -33,6 +32,8 @@ pub struct Registry {
     upgrade_failures: AtomicU64,
     /// Analytics records on their way to the store.
     pub records: Records,
+    /// Spans on their way to a collector.
+    pub spans: Records,
     /// Questions to the store.
     pub store: StoreCounts,
     apis: Apis,
@@ -55,6 +56,7 @@ impl Registry {
             upgrades: AtomicU64::new(0),
             upgrade_failures: AtomicU64::new(0),
             records: Records::default(),
+            spans: Records::default(),
             store: StoreCounts::default(),
             apis: Apis::new(shard_count),
         }
@@ -257,6 +259,20 @@ impl Registry {
             names::RECORD_PUSH_FAILURES,
             self.records.push_failure_count(),
         );
+        page.value(names::TRACES, self.sum(|shard| &shard.traces));
+        page.value(
+            names::TRACES_DROPPED,
+            self.sum(|shard| &shard.traces_dropped),
+        );
+        page.labelled(
+            names::SPANS,
+            "outcome",
+            [
+                ("sent", self.spans.written_count()),
+                ("lost", self.spans.lost_count()),
+            ],
+        );
+        page.value(names::SPAN_EXPORT_FAILURES, self.spans.push_failure_count());
     }
 
     fn render_apis(&self, page: &mut Page) {
@@ -297,14 +313,14 @@ impl Registry {
         let mut sums: BTreeMap<_, u64> = BTreeMap::new();
         let mut other = self.sum(|shard| &shard.refusals);
         for shard in &self.shards {
-            for (reason, count) in shard.refused.counts() {
+            for (reason, count, _) in shard.refused.all() {
                 match reason {
-                    refusals::OTHER => other += count,
+                    named::OTHER => other += count,
                     reason => *sums.entry(reason).or_default() += count,
                 }
             }
         }
-        sums.into_iter().chain([(refusals::OTHER, other)]).collect()
+        sums.into_iter().chain([(named::OTHER, other)]).collect()
     }
 
     fn sum(&self, of: impl Fn(&Shard) -> &Counter) -> u64 {

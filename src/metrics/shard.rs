@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use crate::metrics::{Histogram, Refusals};
+use crate::metrics::{Histogram, Named};
 
 /// A number that only goes up. One thread writes, any may read.
 #[derive(Debug, Default)]
@@ -72,7 +72,9 @@ pub struct Shard {
     /// counted by reason.
     pub refusals: Counter,
     /// Requests turned away, by reason.
-    pub refused: Refusals,
+    pub refused: Named,
+    /// Steps of chains with the time they took, while StatsD is on.
+    pub steps: Named,
     /// Time inside the gateway.
     pub gateway_time: Histogram,
     /// Time until the head of an upstream's answer.
@@ -105,6 +107,10 @@ pub struct Shard {
     pub records: Counter,
     /// Analytics records for which there was no room on their way to the writer.
     pub records_dropped: Counter,
+    /// Sampled requests handed to the exporter of spans.
+    pub traces: Counter,
+    /// Sampled requests for which there was no room on their way to the exporter.
+    pub traces_dropped: Counter,
     /// Read from clients.
     pub received_bytes: Counter,
     /// Written to clients.

@@ -30,7 +30,7 @@ pub use redis::{RedisCluster, RedisServer, SentinelGroup};
 pub use wire::Wire;
 
 /// How long a test waits for something that should come at once.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(40);
 
 /// Asks again and again until `condition` answers `Some`; panics with `what` after [`PATIENCE`].
 #[track_caller]
