@@ -11,40 +11,73 @@ use crate::harness::built_binary;
 const PORTS_PER_WORKER: u16 = 10;
 const WORKERS: u16 = 2;
 
+/// Suites about keys, their limits and what is recorded of them.
+const KEYED: &[&str] = &[
+    "auth/token",
+    "auth/session_state",
+    "limits",
+    "records/analytics",
+    "records/analytics_options",
+    "records/key_ttl",
+    "records/session_cache",
+    "control/keys_*",
+    "control/policies_crud",
+    "control/org_keys",
+    "control/health_off",
+];
+
 #[test]
 fn routing_as_tyk() {
-    run(&["routing"]);
+    run(&["routing"], Store::Redis);
 }
 
 #[test]
 fn proxying_as_tyk() {
-    run(&["proxy"]);
+    run(&["proxy"], Store::Redis);
 }
 
 #[test]
 fn control_as_tyk() {
-    run(&[
-        "control/hello",
-        "control/auth",
-        "control/apis_crud",
-        "control/hot_reload",
-        "control/bad_definitions",
-        "control/listen_port",
-        "control/secrets",
-        "control/keys_*",
-        "control/policies_crud",
-        "control/org_keys",
-        "control/health_off",
-    ]);
+    run(
+        &[
+            "control/hello",
+            "control/auth",
+            "control/apis_crud",
+            "control/hot_reload",
+            "control/bad_definitions",
+            "control/listen_port",
+            "control/secrets",
+            "control/pubsub",
+        ],
+        Store::Redis,
+    );
+}
+
+#[test]
+fn keys_and_limits_as_tyk() {
+    run(KEYED, Store::Redis);
+}
+
+#[test]
+fn keys_and_limits_as_tyk_without_a_redis() {
+    run(KEYED, Store::Embedded);
+}
+
+/// What the gateways under test store their keys in.
+#[derive(Clone, Copy, PartialEq)]
+enum Store {
+    Redis,
+    Embedded,
 }
 
 #[track_caller]
-fn run(only: &[&str]) {
+fn run(only: &[&str], store: Store) {
     assert!(
-        Command::new("redis-server")
-            .arg("--version")
-            .output()
-            .is_ok(),
+        store == Store::Embedded
+            || Command::new("redis-server")
+                .arg("--version")
+                .output()
+                .is_ok(),
         "redis-server is not installed; tests/setup installs it"
     );
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conformance");
@@ -58,6 +91,9 @@ fn run(only: &[&str]) {
         .arg(free_range().to_string())
         .arg("--pending")
         .arg(folder.join("pending.json"));
+    if store == Store::Embedded {
+        command.args(["--store", "embedded"]);
+    }
     for suite in only {
         command.args(["--only", suite]);
     }
