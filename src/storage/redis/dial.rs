@@ -3,7 +3,7 @@
 use std::{
     io,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
@@ -109,6 +109,11 @@ struct Flow {
 }
 
 impl Flow {
+    fn retire(&self) {
+        self.is_broken.store(true, Relaxed);
+        self.ended.notify_one();
+    }
+
     fn now_ms(&self) -> u64 {
         // Never 0, which means something else.
         self.began.elapsed().as_millis() as u64 + 1
@@ -145,8 +150,7 @@ impl Connection {
             let flow = Arc::clone(&flow);
             async move {
                 driver.await;
-                flow.is_broken.store(true, Relaxed);
-                flow.ended.notify_one();
+                flow.retire();
             }
         });
         Ok(Self {
@@ -179,8 +183,12 @@ impl Connection {
 
     /// Has it replaced. Who waits for an answer on it goes on waiting.
     pub(super) fn retire(&self) {
-        self.flow.is_broken.store(true, Relaxed);
-        self.flow.ended.notify_one();
+        self.flow.retire();
+    }
+
+    /// To have it replaced later, if it is still there.
+    pub(super) fn retirer(&self) -> Retirer {
+        Retirer(Arc::downgrade(&self.flow))
     }
 
     /// Returns when it should be replaced.
@@ -242,6 +250,21 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         self.driver.abort();
+    }
+}
+
+/// See [`Connection::retirer`].
+pub(super) struct Retirer(Weak<Flow>);
+
+impl Retirer {
+    pub(super) fn is_over(&self) -> bool {
+        self.0.strong_count() == 0
+    }
+
+    pub(super) fn retire(&self) {
+        if let Some(flow) = self.0.upgrade() {
+            flow.retire();
+        }
     }
 }
 

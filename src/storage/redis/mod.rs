@@ -3,7 +3,8 @@
 //! Connections open when they are first needed and anew when they end ([`lane`]); a gateway starts,
 //! and serves keyless APIs, while Redis is away (as Tyk). A question that was certainly not done is
 //! asked again, elsewhere if need be, until the configured `timeout`; one that may have been done is
-//! asked again only when that changes nothing.
+//! asked again only when that changes nothing. Redis copies to replicas after it has answered: what a
+//! master took in its last moments may be missing from the one that follows it, as with Tyk.
 
 mod cluster;
 mod dial;
@@ -25,6 +26,7 @@ use arc_swap::ArcSwapOption;
 use redis::{Cmd, Value};
 use tokio::{
     sync::{mpsc, watch},
+    task::AbortHandle,
     time::Instant,
 };
 
@@ -99,8 +101,21 @@ struct Transport {
 
 enum Way {
     Single(Link),
-    Sentinel(Link, Arc<Sentinels>),
+    Sentinel {
+        link: Link,
+        sentinels: Arc<Sentinels>,
+        _following: Following,
+    },
     Cluster(Cluster),
+}
+
+/// The task that hears of new masters; ends with this.
+struct Following(AbortHandle);
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Transport {
@@ -134,7 +149,13 @@ impl Transport {
                     let sentinels = Arc::clone(&asked);
                     Box::pin(async move { sentinels.dial().await }) as _
                 });
-                Way::Sentinel(link(dial), sentinels)
+                let followed = Arc::clone(&sentinels);
+                let task = tokio::spawn(async move { followed.follow().await });
+                Way::Sentinel {
+                    link: link(dial),
+                    sentinels,
+                    _following: Following(task.abort_handle()),
+                }
             }
         };
         Self {
@@ -149,7 +170,7 @@ impl Transport {
                 let patience = SINGLE_PATIENCE;
                 link.exchange(requests, until, patience, until).await
             }
-            Way::Sentinel(link, _) => {
+            Way::Sentinel { link, .. } => {
                 let patience = Duration::MAX;
                 link.exchange(requests, until, patience, until).await
             }
@@ -164,7 +185,7 @@ impl Transport {
                 let address = self.options.addresses.first().cloned();
                 address.ok_or_else(|| io::Error::other("no address"))
             }
-            Way::Sentinel(_, sentinels) => sentinels.master().await.map_err(io::Error::other),
+            Way::Sentinel { sentinels, .. } => sentinels.master().await.map_err(io::Error::other),
             Way::Cluster(cluster) => Ok(cluster.anyone()),
         }
     }

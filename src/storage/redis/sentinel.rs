@@ -12,14 +12,23 @@ use std::{
 };
 
 use redis::Value;
+use tokio::sync::{Notify, mpsc};
 
-use crate::storage::redis::{
-    dial::{self, Connection},
-    options::{Address, Options},
+use crate::storage::{
+    Event,
+    redis::{
+        dial::{self, Connection, Retirer},
+        lane,
+        options::{Address, Options},
+        pubsub,
+    },
 };
 
 /// For one sentinel.
 const ANSWER_MAX: Duration = Duration::from_millis(300);
+
+/// Between attempts to listen to a sentinel.
+const LISTEN_PAUSE: Duration = Duration::from_millis(500);
 
 /// Sentinels that are remembered.
 const KNOWN_MAX: usize = 32;
@@ -30,12 +39,17 @@ pub(super) struct Sentinels {
     master_name: String,
     password: String,
     known: Mutex<Vec<Address>>,
+    /// Connections to what was the master.
+    dialled: Mutex<Vec<(Address, Retirer)>>,
+    is_needed: Notify,
 }
 
 impl Sentinels {
     pub(super) fn new(options: Options, master_name: String, password: String) -> Self {
         Self {
             known: Mutex::new(options.addresses.clone()),
+            dialled: Mutex::default(),
+            is_needed: Notify::new(),
             options,
             master_name,
             password,
@@ -51,12 +65,71 @@ impl Sentinels {
         let connection = Connection::open(&self.options, &address).await?;
         // A sentinel may not know yet that it is none any more.
         match connection.role().await?.as_str() {
-            "master" => Ok(connection),
+            "master" => {
+                self.remember(address, &connection);
+                Ok(connection)
+            }
             role => {
                 self.demote();
                 Err(format!("{address} is a {role} now"))
             }
         }
+    }
+
+    /// Leaves the former master as soon as the sentinels say that there is another. It may go on
+    /// taking writes for a while, which it forgets when it learns that it is none any more.
+    pub(super) async fn follow(&self) {
+        // Connects when somebody else has.
+        self.is_needed.notified().await;
+        loop {
+            if let Some(sentinel) = self.known().first() {
+                let (events, heard) = mpsc::channel(16);
+                let following = async {
+                    let stream = dial::stream(&self.options, sentinel).await?;
+                    let login = dial::login("", &self.password);
+                    pubsub::listen(stream, login, "+switch-master", &events).await
+                };
+                tokio::select! {
+                    _ = following => {}
+                    () = self.leave_former_masters(heard) => {}
+                }
+                self.demote();
+            }
+            tokio::time::sleep(lane::by_chance(LISTEN_PAUSE)).await;
+        }
+    }
+
+    async fn leave_former_masters(&self, mut heard: mpsc::Receiver<Event>) {
+        while let Some(event) = heard.recv().await {
+            // `<name> <old host> <old port> <new host> <new port>`.
+            let is_ours = match &event {
+                Event::Reconnected => true,
+                Event::Message(text) => {
+                    let name = text.split(|byte| *byte == b' ').next();
+                    name == Some(self.master_name.as_bytes())
+                }
+            };
+            if !is_ours {
+                continue;
+            }
+            let Ok(master) = self.master().await else {
+                continue;
+            };
+            let dialled = self.dialled.lock().unwrap_or_else(PoisonError::into_inner);
+            for (address, connection) in dialled.iter() {
+                if *address != master {
+                    connection.retire();
+                }
+            }
+        }
+    }
+
+    fn remember(&self, address: Address, connection: &Connection) {
+        let mut dialled = self.dialled.lock().unwrap_or_else(PoisonError::into_inner);
+        dialled.retain(|(_, connection)| !connection.is_over());
+        dialled.push((address, connection.retirer()));
+        drop(dialled);
+        self.is_needed.notify_one();
     }
 
     /// Where the master is.

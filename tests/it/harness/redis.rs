@@ -226,7 +226,7 @@ fn sentinel(master: u16, password: &str) -> RedisServer {
             let text = format!(
                 "requirepass {password}\nsentinel sentinel-pass {password}\n\
                  sentinel monitor main 127.0.0.1 {master} 2\n\
-                 sentinel down-after-milliseconds main 500\n\
+                 sentinel down-after-milliseconds main 1000\n\
                  sentinel failover-timeout main 3000\nsentinel parallel-syncs main 2\n"
             );
             fs::write(dir.path().join(CONF), text).expect("the temporary folder can be written");
