@@ -72,7 +72,7 @@ fn records(c: &mut Criterion) {
             let mut assembler = Assembler::new(serializer, Normaliser::default(), None);
             group.throughput(Throughput::Elements(100));
             group.bench_function(format!("100 to {serializer:?}, {name}"), |b| {
-                b.iter(|| assembler.assemble(&block, |record| drop(black_box(record))));
+                b.iter(|| assembler.assemble(&block, |_, record| drop(black_box(record))));
             });
             group.throughput(Throughput::Elements(1));
         }

@@ -65,6 +65,9 @@ pub struct QuotaTaken {
 const LEASE_MAX_MIN: i64 = 1_000;
 const LEASE_RENEWAL_S_MIN: i64 = 10;
 
+/// A block that is asked for at all is at least so large, as far as the bound allows.
+const BLOCK_MIN: i64 = 64;
+
 /// Traffic that a block is for.
 const BLOCK_MS: u64 = 200;
 /// The same where nobody else waits for units and a block costs a commit.
@@ -329,6 +332,8 @@ impl QuotaCell {
             // All nodes together hold a twentieth at most.
             let hold_max = (self.max / (20 * i64::from(self.outlook.nodes()))).max(1);
             let ahead = self.pace.want(span_ms, asks > 0 || stock == 0, hold_max);
+            // A slow key would otherwise ask for every few requests.
+            let ahead = ahead.max(BLOCK_MIN.min(hold_max));
             want += (ahead - stock).max(i64::from(!self.outlook.settings.is_shared));
         }
         let refused = match self.refused.swap(0, Relaxed) {
