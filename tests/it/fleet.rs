@@ -97,12 +97,12 @@ fn a_group_reload_brings_policies_and_apis_to_both() {
         if quota == 500 {
             eventually("the policy is there", || {
                 let body = json!({"org_id": "org1", "apply_policies": ["p"]}).to_string();
-                (one.admin("POST", "/tyk/keys/k", &body).status == 200).then_some(())
+                (one.admin("POST", "/tyk/keys/kkkk", &body).status == 200).then_some(())
             });
         }
         for (name, gateway) in [("the one asked", &one), ("the other", &other)] {
             eventually(&format!("{name} has a quota of {quota}"), || {
-                let answer = gateway.keyed("/w/x", "k");
+                let answer = gateway.keyed("/w/x", "kkkk");
                 (answer.field("x-ratelimit-limit") == Some(&quota.to_string())).then_some(())
             });
         }
@@ -166,14 +166,14 @@ fn two_gateways_hold_a_rate_together() {
         });
         let gateways = pair(&redis, &origin, &json!({"drl_notification_frequency": 1}));
         know_one_another(&redis);
-        gateways[0].make_key("k", json!({"rate": rate, "per": 1}));
+        gateways[0].make_key("kkkk", json!({"rate": rate, "per": 1}));
         let span = Duration::from_millis(3500);
         let (began, asked) = (Instant::now(), AtomicU64::new(0));
         let hammers: Vec<_> = gateways
             .iter()
             .cycle()
             .take(4)
-            .map(|gateway| hammer(gateway, "k", began + span))
+            .map(|gateway| hammer(gateway, "kkkk", began + span))
             .collect();
         for hammer in hammers {
             asked.fetch_add(hammer.join().expect("no panic"), Ordering::Relaxed);
@@ -182,15 +182,18 @@ fn two_gateways_hold_a_rate_together() {
         times.sort_unstable();
         let worst = (0..times.len())
             .map(|from| {
-                let end = times[from] + Duration::from_secs(1);
+                // The origin sees a request later than it was counted, by up to a tenth, say.
+                let end = times[from] + Duration::from_millis(900);
                 times[from..].partition_point(|time| *time < end)
             })
             .max()
             .unwrap_or(0);
         let asked = asked.into_inner();
         let figures = format!("{worst} of {rate} in a second; {} of {asked}", times.len());
-        let most = f64::from(rate) * (share_max + 0.05);
+        let most = f64::from(rate) * share_max;
         assert!(worst as f64 <= most, "{figures}");
+        // Four windows begin in three and a half seconds.
+        assert!(times.len() as f64 <= 4.0 * most, "{figures}");
         // A busy machine may not have asked for more than the limit at all.
         let wanted = f64::from(rate) * span.as_secs_f64() * 0.8;
         let least = wanted.min(asked as f64 * 0.8);
