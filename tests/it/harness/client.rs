@@ -55,6 +55,14 @@ impl Client {
         self.read("GET")
     }
 
+    /// `GET` with a key.
+    pub fn keyed(&mut self, path: &str, key: &str) -> Response {
+        self.send(
+            format!("GET {path} HTTP/1.1\r\nHost: a\r\nAuthorization: {key}\r\n\r\n").as_bytes(),
+        );
+        self.read("GET")
+    }
+
     pub fn half_close(&mut self) {
         let _ = self.inbox.stream.shutdown(Shutdown::Write);
     }

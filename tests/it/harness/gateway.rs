@@ -4,6 +4,7 @@
 //! so that one suite runs on both.
 
 use std::{
+    collections::BTreeMap,
     fs,
     net::TcpListener,
     os::unix::process::CommandExt,
@@ -15,7 +16,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::{Client, PATIENCE, Response, TempDir, eventually, within};
+use super::{Client, PATIENCE, RedisServer, Response, TempDir, eventually, within};
 
 pub const SECRET: &str = "black-box-secret";
 
@@ -50,6 +51,13 @@ impl Setup {
     pub fn conf(mut self, more: Value) -> Self {
         merge(&mut self.conf, more);
         self
+    }
+
+    /// Keys, counters and records lie in this server.
+    pub fn on_redis(self, redis: &RedisServer) -> Self {
+        self.conf(json!({
+            "storage": {"type": "redis", "host": "127.0.0.1", "port": redis.port(), "timeout": 1},
+        }))
     }
 
     /// Merges into `penstock.limits`.
@@ -224,6 +232,23 @@ impl Gateway {
         self.client().get(path)
     }
 
+    /// `GET` with a key on a connection of its own.
+    pub fn keyed(&self, path: &str, key: &str) -> Response {
+        self.client().keyed(path, key)
+    }
+
+    /// Makes or replaces a key with this name in `org1`: unlimited at every API, but for `session`.
+    #[track_caller]
+    pub fn make_key(&self, name: &str, session: Value) {
+        let mut all = json!({
+            "org_id": "org1", "rate": 0, "per": 0, "quota_max": -1,
+            "access_rights": {"w": {"api_id": "w", "api_name": "w", "versions": ["Default"]}},
+        });
+        merge(&mut all, session);
+        let answer = self.admin("POST", &format!("/tyk/keys/{name}"), &all.to_string());
+        assert_eq!(answer.status, 200, "key {name}: {}", answer.summary());
+    }
+
     /// `None` when the connection is refused.
     pub fn try_get(&self, path: &str) -> Option<Response> {
         Client::try_connect(self.port).ok().map(|mut c| c.get(path))
@@ -278,19 +303,26 @@ impl Gateway {
 
     /// Sum over all labels of this metric; `None` when there is none.
     pub fn metric(&self, name: &str) -> Option<f64> {
+        let all = self.series(name);
+        (!all.is_empty()).then(|| all.values().sum())
+    }
+
+    /// The values of this metric by their labels, as they are written.
+    pub fn series(&self, name: &str) -> BTreeMap<String, f64> {
         let answer = self.get("/metrics");
         assert_eq!(answer.status, 200, "/metrics: {}", answer.summary());
-        let mut sum = None;
+        let mut all = BTreeMap::new();
         for line in answer.text().lines().filter(|l| !l.starts_with('#')) {
             let Some((series, value)) = line.rsplit_once(' ') else {
                 continue;
             };
-            let metric = series.split('{').next().unwrap_or(series);
+            let (metric, labels) = series.split_once('{').unwrap_or((series, ""));
             if metric == name {
-                *sum.get_or_insert(0.0) += value.parse::<f64>().expect("a number");
+                let value = value.parse::<f64>().expect("a number");
+                all.insert(labels.trim_end_matches('}').to_owned(), value);
             }
         }
-        sum
+        all
     }
 
     /// The process that answers now, by its pid file.
@@ -388,6 +420,18 @@ pub fn api(id: &str, target: &str) -> Value {
         },
         "proxy": {"listen_path": format!("/{id}/"), "target_url": target, "strip_listen_path": true},
     })
+}
+
+/// As [`api`], for keys in `Authorization`.
+pub fn keyed_api(id: &str, target: &str) -> Value {
+    let mut api = api(id, target);
+    let keyed = json!({
+        "use_keyless": false,
+        "use_standard_auth": true,
+        "auth": {"auth_header_name": "Authorization"},
+    });
+    merge(&mut api, keyed);
+    api
 }
 
 /// A port that nothing listens on at this moment.

@@ -22,7 +22,7 @@ use std::{
 };
 
 pub use client::Client;
-pub use gateway::{Gateway, Setup, api, built_binary, free_port, merge};
+pub use gateway::{Gateway, SECRET, Setup, api, built_binary, free_port, keyed_api, merge};
 pub use load::Load;
 pub use message::{End, Request, Response};
 pub use origin::{Ended, Origin, Peer};
