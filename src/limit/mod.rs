@@ -41,7 +41,7 @@ pub use names::api_limiter_id;
 pub use outlook::{ASK_MAX_MS, Outlook};
 pub use quota::{QuotaCell, QuotaTaken};
 pub use rate::RateCell;
-pub use reconciler::{Answer, Question, Reconciler, StoreSource, Work, release};
+pub use reconciler::{Answer, Question, Reconciler, StoreSource, Work, release, take_unsettled};
 pub use smoothing::{Smoothed, SmoothingRule};
 pub use throttle::{Throttle, Throttled};
 

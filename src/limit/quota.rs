@@ -428,6 +428,19 @@ impl QuotaCell {
         Some((back, eval))
     }
 
+    /// What the counter still has to hear of, and for how long the period goes on: debt less stock.
+    /// Takes both out. `None` when that is nothing, or when the period is over or about to be.
+    pub(super) fn take_unsettled(&self, now_ms: u64) -> Option<Add> {
+        let ends_at_ms = self.lease.ends_at_ms();
+        let by = self.lease.take_debt() - self.lease.take_all();
+        let rest_ms = ends_at_ms.saturating_sub(now_ms);
+        (by != 0 && rest_ms > PERIOD_SLACK_MS).then(|| Add {
+            key: self.name.to_string(),
+            by,
+            ttl: (ends_at_ms != NEVER_MS).then(|| Duration::from_millis(rest_ms)),
+        })
+    }
+
     /// Whether units of the current period can still be given back, by this node's clock.
     pub(super) fn is_current(&self, now_ms: u64) -> bool {
         now_ms < self.lease.ends_at_ms()

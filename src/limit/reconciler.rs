@@ -175,6 +175,15 @@ pub async fn release(cells: &Cells, store: &StoreSource, now_ms: u64) {
     give_back(&cells.quota_cells(), store, now_ms).await;
 }
 
+/// Takes out what counters have not heard of yet: requests that were admitted without a unit, less
+/// the units that nobody used. For a process that handed its store over before its last request.
+#[must_use]
+pub fn take_unsettled(cells: &Cells, now_ms: u64) -> Vec<Add> {
+    let quotas = cells.quota_cells();
+    let unsettled = quotas.iter().filter_map(|cell| cell.take_unsettled(now_ms));
+    unsettled.collect()
+}
+
 async fn probe(store: &StoreSource, outlook: &Outlook) {
     let Ok(store) = store() else {
         return;

@@ -2,6 +2,7 @@
 
 pub mod boot;
 pub mod fleet;
+pub mod last_writes;
 pub mod notify;
 pub mod origin;
 pub mod pid_file;

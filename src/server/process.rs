@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
@@ -39,6 +40,7 @@ use crate::{
     server::{
         boot::session_freshness,
         fleet::{Herald, Member},
+        last_writes,
         notify::Notifier,
         origin, pid_file, records,
         signals::{Signal, Signals},
@@ -59,6 +61,9 @@ use crate::{
 
 const QUESTIONS_MAX: usize = 16 << 10;
 const CALLS_MAX: usize = 1024;
+/// How long a store may take to write what another process wants written.
+const LAST_WRITE_MAX: Duration = Duration::from_secs(2);
+
 /// After the drain limit: for streams to end cleanly.
 const ENDING: Duration = Duration::from_millis(1500);
 
@@ -479,6 +484,15 @@ impl Running {
         self.owner.release().await
     }
 
+    /// Writes to the store what a process without one wants written.
+    async fn write_for_another(&self, record: Value) -> Result<(), String> {
+        let adds = last_writes::adds(record)?;
+        let store = self.owner.store_within(LAST_WRITE_MAX);
+        let store = store.map_err(|error| error.to_string())?;
+        let added = store.add(adds).await;
+        added.map(drop).map_err(|error| error.to_string())
+    }
+
     /// Another generation speaks for this node, or this one does again.
     fn leave_fleet(&self, is_leaving: bool) {
         if let Some(member) = &*self.member.borrow() {
@@ -668,7 +682,8 @@ impl OldHost for Serving {
         match action {
             OldAction::CloseStore => {
                 tokio::task::spawn_local(async move {
-                    let closed = running.release_store().await;
+                    // What is reserved serves the requests that still come here.
+                    let closed = running.owner.release().await;
                     let closed = closed.map_err(|error| error.to_string());
                     let _ = events.send(OldEvent::StoreClosed(closed));
                 });
@@ -705,6 +720,11 @@ impl OldHost for Serving {
                 tokio::task::spawn_local(async move {
                     running.drain().await;
                     records::settle(&running.registry).await;
+                    for (id, record) in last_writes::take(&running.cells, process_ms()).enumerate()
+                    {
+                        let id = id as u64;
+                        let _ = events.send(OldEvent::WriteWanted { id, record });
+                    }
                     let _ = events.send(OldEvent::DrainEnded);
                 });
             }
@@ -719,8 +739,18 @@ impl OldHost for Serving {
             OldAction::RefuseWrites => {}
             // Said once, at the end of every upgrade that failed.
             OldAction::AllowWrites => running.registry.upgrade_failed(),
-            // Nothing forwards store writes yet.
-            OldAction::ApplyWrite { .. } | OldAction::WriteEnded { .. } => {}
+            OldAction::ApplyWrite { record, .. } => {
+                tokio::task::spawn_local(async move {
+                    if let Err(why) = running.write_for_another(record).await {
+                        tracing::warn!(prefix = "server", "counters were not settled: {why}");
+                    }
+                });
+            }
+            OldAction::WriteEnded { result, .. } => {
+                if let Err(why) = result {
+                    tracing::warn!(prefix = "server", "counters were not settled: {why}");
+                }
+            }
             // The driver's own.
             _ => {}
         }
@@ -756,9 +786,11 @@ impl NewHost for TakingOver {
             }
             NewAction::PredecessorGone => drop(self.serving.send(OldEvent::PredecessorGone)),
             NewAction::WritePidFile => running.write_pid_file(),
-            NewAction::ApplyWrite { id, .. } => {
-                let result = Err("this version forwards no writes".to_owned());
-                let _ = events.send(NewEvent::WriteApplied { id, result });
+            NewAction::ApplyWrite { id, record } => {
+                tokio::task::spawn_local(async move {
+                    let result = running.write_for_another(record).await;
+                    let _ = events.send(NewEvent::WriteApplied { id, result });
+                });
             }
             _ => {}
         }

