@@ -33,6 +33,7 @@ use crate::{
         dns::{self, Names},
         listener::{Handed, ListenerSet, Place},
         proxy_connect::ProxyEnv,
+        sys,
         tls::{Identity, NamedIdentity, ServerOptions, ServerTls},
         watch::process_ms,
     },
@@ -282,6 +283,7 @@ impl Process {
             }
         });
         running.say_ready();
+        sys::give_back_program_pages();
         if self.quickstart {
             origin::print_hints(&running.config);
         }
@@ -746,10 +748,10 @@ impl OldHost for Serving {
                     }
                 });
             }
-            OldAction::WriteEnded { result, .. } => {
-                if let Err(why) = result {
-                    tracing::warn!(prefix = "server", "counters were not settled: {why}");
-                }
+            OldAction::WriteEnded {
+                result: Err(why), ..
+            } => {
+                tracing::warn!(prefix = "server", "counters were not settled: {why}");
             }
             // The driver's own.
             _ => {}
