@@ -43,8 +43,8 @@ use options::{Address, Kind};
 use request::{Failure, FailureKind, Request, Route};
 use sentinel::Sentinels;
 
-/// Adds ARGV[1] to a counter and gives it ARGV[2] ms to live when it is new (0: for ever); its value
-/// and `PTTL`.
+/// Adds `ARGV[1]` to a counter and gives it `ARGV[2]` ms to live when it is new (0: for ever); its
+/// value and `PTTL`.
 static ADD: Script = Script::new(
     "local new = redis.call('EXISTS', KEYS[1]) == 0
 local value = redis.call('INCRBY', KEYS[1], ARGV[1])
@@ -52,8 +52,8 @@ if new and ARGV[2] ~= '' then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
 return {value, redis.call('PTTL', KEYS[1])}",
 );
 
-/// Appends ARGV[3..] to a list of at most ARGV[1] records, and gives it ARGV[2] ms to live when it
-/// has none; its length and how many were dropped. An empty argument: no limit.
+/// Appends `ARGV[3..]` to a list of at most `ARGV[1]` records, and gives it `ARGV[2]` ms to live
+/// when it has none; its length and how many were dropped. An empty argument: no limit.
 static PUSH: Script = Script::new(
     "for at = 3, #ARGV, 1000 do
   redis.call('RPUSH', KEYS[1], unpack(ARGV, at, math.min(at + 999, #ARGV)))
