@@ -2,7 +2,12 @@
 //!
 //! Processes end with the thread that started them: start and restart them from the thread that stays.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    thread,
+    time::{Duration, Instant},
+};
 
 use serde_json::Value;
 
@@ -54,13 +59,28 @@ impl Gateway {
         self.await_ready()
     }
 
-    fn await_ready(&self) -> io::Result<()> {
-        let limit = Duration::from_secs(30);
-        let ready = probe::until_ready(self.address(), "/ready", &[], limit);
-        ready.map(drop).map_err(|e| {
-            let log = self.running.as_ref().map(Running::log_tail);
-            io::Error::new(e.kind(), format!("{e}\n{}", log.unwrap_or_default()))
-        })
+    /// Until `/ready` says so; an error as soon as the process has ended.
+    fn await_ready(&mut self) -> io::Result<()> {
+        let until = Instant::now() + Duration::from_secs(30);
+        loop {
+            let address = self.prepared.address;
+            let answer = probe::get(address, "/ready", &[], Duration::from_secs(2));
+            if answer.is_ok_and(|answer| answer.status == 200) {
+                return Ok(());
+            }
+            let has_ended = self.running.as_mut().is_none_or(Running::has_ended);
+            if has_ended || Instant::now() > until {
+                let log = self.running.as_ref().map(Running::log_tail);
+                let log = log.unwrap_or_default();
+                let what = if has_ended {
+                    "has ended"
+                } else {
+                    "is not ready"
+                };
+                return Err(io::Error::other(format!("{address} {what}\n{log}")));
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// A call of its control API.
@@ -132,7 +152,7 @@ impl Site {
             let running = prepared.spawn()?;
             gateways.push(Gateway { running, prepared });
         }
-        for gateway in &gateways {
+        for gateway in &mut gateways {
             gateway.await_ready()?;
         }
         Ok(Self {
