@@ -14,6 +14,7 @@
 
 mod apis;
 mod cache;
+mod debug;
 mod health;
 mod keys;
 mod oas;
@@ -26,7 +27,7 @@ mod versions;
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use axum::{
-    Router,
+    Extension, Router,
     body::{Body, Bytes},
     extract::{DefaultBodyLimit, Path, Query, State},
     http::{HeaderValue, Method, Request, StatusCode, Uri, header},
@@ -36,6 +37,8 @@ use axum::{
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 use tower::ServiceExt as _;
+
+pub use debug::{Debugger, End, Outcome};
 
 use crate::{
     auth::keyspace::Keyspace,
@@ -115,6 +118,7 @@ pub struct Setup<'a> {
     pub registry: Arc<Registry>,
     pub keyspace: Arc<Keyspace>,
     pub policies: Arc<policy::Current>,
+    pub debugger: Arc<dyn Debugger>,
 }
 
 /// The control API.
@@ -139,6 +143,7 @@ struct Parts {
     keys: keys::Keys,
     keyspace: Arc<Keyspace>,
     policies: Arc<policy::Current>,
+    debugger: Arc<dyn Debugger>,
     policy_files: Folder,
     /// `suppress_default_org_store`
     suppresses_default_org: bool,
@@ -167,6 +172,7 @@ impl Control {
             ),
             keyspace: setup.keyspace,
             policies: setup.policies,
+            debugger: setup.debugger,
             policy_files: Folder::new(policy_dir(config)),
             suppresses_default_org: config.suppress_default_org_store,
             has_health: config.health_check.enable_health_checks,
@@ -279,6 +285,7 @@ impl Parts {
         };
         let method = Method::from_bytes(method.as_bytes()).ok()?;
         let mut request = Request::new(Body::from(call.body));
+        request.extensions_mut().insert(Peer(call.peer));
         *request.method_mut() = method;
         *request.uri_mut() = target;
         Some(request)
@@ -391,6 +398,16 @@ fn routes(paths: &Paths) -> Router<Arc<Parts>> {
                 health::api_health(parts.has_health, &*parts.gateway, &asked)
             }),
         )
+        .route(
+            "/tyk/debug",
+            post(
+                async |State(parts): Shared,
+                       Extension(Peer(peer)): Extension<Peer>,
+                       body: Bytes| {
+                    debug::debug(&*parts.debugger, &body, peer).await
+                },
+            ),
+        )
         .route("/tyk/cache/{id}", delete(async || cache::invalidate()))
         .merge(key_routes())
         .merge(org_routes())
@@ -402,6 +419,10 @@ fn routes(paths: &Paths) -> Router<Arc<Parts>> {
         // The limit is kept before a call gets here.
         .layer(DefaultBodyLimit::disable())
 }
+
+/// Where a call came from.
+#[derive(Clone, Copy)]
+struct Peer(SocketAddr);
 
 type Shared = State<Arc<Parts>>;
 type Asked = Query<Vec<(String, String)>>;

@@ -341,11 +341,28 @@ async fn chain(
                 Verdict::Next
             }
         };
+        if tracing::enabled!(tracing::Level::DEBUG) {
+            tell_step(step, &verdict);
+        }
         if verdict != Verdict::Next {
             return Ok(verdict);
         }
     }
     Ok(Verdict::Next)
+}
+
+/// As Tyk tells at this level which step a request came to.
+#[cold]
+fn tell_step(step: &Step, verdict: &Verdict) {
+    let mw = step.name();
+    match verdict {
+        Verdict::Next => tracing::debug!(mw, code = 200, "Finished"),
+        Verdict::Respond(reply) => tracing::debug!(mw, code = reply.status, "Finished"),
+        Verdict::Reject(reject) => {
+            let (code, _, err) = reject.parts();
+            tracing::debug!(mw, code, err, "Finished");
+        }
+    }
 }
 
 /// Reads the content whole, once, up to the limit for steps.

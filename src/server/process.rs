@@ -40,6 +40,7 @@ use crate::{
     policy,
     server::{
         boot::session_freshness,
+        debug,
         fleet::{Herald, Member},
         last_writes,
         notify::Notifier,
@@ -231,7 +232,7 @@ impl Process {
         tokio::task::spawn_local(Arc::clone(&member).run());
         let control = Rc::new(Control::new(Setup {
             config: &running.config,
-            gateway: live,
+            gateway: Arc::clone(&live) as Arc<_>,
             bell: bell.clone(),
             owner: Arc::clone(&self.owner),
             liveness: Arc::clone(&liveness),
@@ -242,6 +243,7 @@ impl Process {
                 Arc::new(Herald(Arc::clone(&member))),
             )),
             policies: Arc::clone(&running.policies),
+            debugger: running.debugger()?,
         }));
         tokio::task::spawn_local(answer_calls(control_desk, control));
         tokio::spawn(Arc::clone(&running.directory).run(session_desk));
@@ -389,6 +391,15 @@ impl Running {
             }
         }
         Ok(())
+    }
+
+    /// Requests of `/tyk/debug` go to the first shard.
+    fn debugger(&self) -> Result<Arc<debug::OnShard>, String> {
+        let shard = self.shards.first().ok_or("no shard")?;
+        Ok(Arc::new(debug::OnShard {
+            live: Arc::clone(&self.live),
+            shard: shard.outlet.clone(),
+        }))
     }
 
     fn main_key(&self) -> PortKey {

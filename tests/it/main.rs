@@ -14,6 +14,7 @@
 mod auth_key;
 mod cli;
 mod conformance;
+mod debug;
 mod dns;
 mod documents;
 mod features;
