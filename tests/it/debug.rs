@@ -44,7 +44,10 @@ fn a_request_passes_through_a_definition_that_is_not_loaded() {
 #[test]
 fn steps_are_logged_and_their_refusal_is_the_answer() {
     let origin = Origin::answering(|_| Response::new(200, "").to_bytes());
-    let gateway = Setup::new().start();
+    // What is loaded has another target: a definition is tried before it takes its place.
+    let gateway = Setup::new()
+        .api(keyed_api("fresh", "http://127.0.0.1:1/"))
+        .start();
     let spec = keyed_api("fresh", &origin.url());
     let (status, told) = debug(&gateway, &spec, &json!({"path": "/fresh/x"}));
     assert_eq!(status, 200, "{told}");
@@ -62,7 +65,8 @@ fn steps_are_logged_and_their_refusal_is_the_answer() {
     assert_eq!(refused["err"], "Authorization field missing", "{refused}");
     assert!(origin.requests().is_empty());
     // A key of the store counts here as anywhere.
-    gateway.make_key("fresh-key", json!({"access_rights": {}, "org_id": "org1"}));
+    let rights = json!({"fresh": {"api_id": "fresh", "versions": ["Default"]}});
+    gateway.make_key("fresh-key", json!({"access_rights": rights}));
     let request = json!({"path": "/fresh/x", "headers": {"Authorization": ["fresh-key"]}});
     let (_, told) = debug(&gateway, &spec, &request);
     assert!(
