@@ -69,10 +69,7 @@ fn steps_are_logged_and_their_refusal_is_the_answer() {
     gateway.make_key("fresh-key", json!({"access_rights": rights}));
     let request = json!({"path": "/fresh/x", "headers": {"Authorization": ["fresh-key"]}});
     let (_, told) = debug(&gateway, &spec, &request);
-    assert!(
-        text(&told, "response").contains("HTTP/1.1 200 OK"),
-        "{told}"
-    );
+    assert!(text(&told, "response").contains("HTTP/1.1 200 "), "{told}");
 }
 
 #[test]
