@@ -617,7 +617,7 @@ impl Faulty {
                 Ok(())
             }
             Part::Sentinel => self.server.kill(),
-            Part::Crash | Part::Upgrade => Ok(()),
+            Part::Crash | Part::Upgrade | Part::Million => Ok(()),
         }
     }
 
@@ -668,7 +668,7 @@ impl Faulty {
                 let word = ["CONFIG", "SET", "stop-writes-on-bgsave-error", "no"];
                 redis.call(&word).map(drop)
             }
-            Part::Sentinel | Part::Crash | Part::Upgrade => Ok(()),
+            Part::Sentinel | Part::Crash | Part::Upgrade | Part::Million => Ok(()),
         }
     }
 }
@@ -850,6 +850,7 @@ mod tests {
             times: None,
             rate: None,
             slack_ms: 50,
+            sessions: 0,
         };
         let (mut seen, mut acted) = (good(), acted());
         change(&mut seen, &mut acted);
