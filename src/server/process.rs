@@ -73,6 +73,7 @@ const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(200);
 
 /// How long a starting process waits for a place to listen that is taken, and between two looks. The
 /// kernel lets go of what a killed process had begun to accept in its ring a moment after its end.
+// Tyk differs: it ends at once.
 const LISTEN_WITHIN: Duration = Duration::from_secs(2);
 const LISTEN_AGAIN_AFTER: Duration = Duration::from_millis(10);
 

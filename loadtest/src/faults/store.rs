@@ -177,9 +177,10 @@ fn act(
     };
     write_until(&mut writes, Duration::from_secs_f64(BEFORE_S));
     let connections = faulty.proxy.accepted();
-    faulty.begin(part)?;
+    // Some faults take a moment to bring about.
     let from = clock.elapsed();
-    let end = from + Duration::from_secs_f64(seconds);
+    faulty.begin(part)?;
+    let end = clock.elapsed() + Duration::from_secs_f64(seconds);
     write_until(&mut writes, end.saturating_sub(Duration::from_millis(200)));
     let hello_during = store_status(site);
     thread::sleep(end.saturating_sub(clock.elapsed()));
