@@ -5,7 +5,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU8, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -93,8 +93,16 @@ pub struct Access {
     /// What records of the key have in common.
     pub identity: Identity,
     loaded: Instant,
-    is_stale: AtomicBool,
+    /// Grows only.
+    standing: AtomicU8,
 }
+
+/// Nothing is known against it.
+const GOOD: u8 = 0;
+/// A change of it may have been missed.
+const DOUBTFUL: u8 = 1;
+/// Something that it was made from has changed.
+const CHANGED: u8 = 2;
 
 /// Tags in Tyk's order (`getSessionTags`).
 fn identity(session: &Session, key_name: &str) -> Identity {
@@ -144,7 +152,7 @@ impl Access {
             limits,
             identity,
             loaded,
-            is_stale: AtomicBool::new(false),
+            standing: AtomicU8::new(GOOD),
         }
     }
 
@@ -165,13 +173,26 @@ impl Access {
     }
 
     /// Something that it was made from has changed: the next request reads it anew.
-    pub fn set_stale(&self) {
-        self.is_stale.store(true, Ordering::Release);
+    pub fn set_changed(&self) {
+        self.standing.fetch_max(CHANGED, Ordering::Release);
     }
 
+    /// Something that it was made from may have changed: the next request reads it anew if the store
+    /// answers.
+    pub fn set_doubtful(&self) {
+        self.standing.fetch_max(DOUBTFUL, Ordering::Release);
+    }
+
+    /// The next request asks for it.
     #[must_use]
     pub fn is_stale(&self) -> bool {
-        self.is_stale.load(Ordering::Acquire)
+        self.standing.load(Ordering::Acquire) != GOOD
+    }
+
+    /// It must not be used any more, whether the store answers or not.
+    #[must_use]
+    pub fn is_changed(&self) -> bool {
+        self.standing.load(Ordering::Acquire) == CHANGED
     }
 
     /// Whether the key's time is over (Tyk: `SessionExpired`).

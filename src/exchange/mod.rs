@@ -20,7 +20,7 @@ use crate::{
     net::{
         buffers::Buffers,
         io::Stream,
-        watch::{Deadline, Watch},
+        watch::{Deadline, Watch, process_us},
     },
 };
 
@@ -156,6 +156,8 @@ pub struct Ctx {
     pub access: Option<Rc<sessions::Held>>,
     /// Authentication let the request pass without a session, because the store is away.
     pub is_let_in: bool,
+    /// When a question to the store was asked in vain: the next one has what is left of its time.
+    pub store_asked_us: Option<u64>,
     /// How far it came, for counters and records.
     pub course: Course,
     /// What goes upstream otherwise than it came.
@@ -233,6 +235,12 @@ impl Ctx {
         }
     }
 
+    /// From when on this request waits for the store.
+    #[must_use]
+    pub fn store_asked_us(&self) -> u64 {
+        self.store_asked_us.unwrap_or_else(process_us)
+    }
+
     /// For changing what goes upstream.
     pub fn edits(&mut self) -> &mut Edits {
         self.edits.get_or_insert_default()
@@ -269,6 +277,7 @@ impl Ctx {
         self.quota = [0; 3];
         self.access = None;
         self.is_let_in = false;
+        self.store_asked_us = None;
         self.edits = None;
         self.course = Course::default();
     }

@@ -321,7 +321,7 @@ async fn chain(
                 step.apply(cx);
                 Verdict::Next
             }
-            Step::OrganizationMonitor(step) => step.check(local).await,
+            Step::OrganizationMonitor(step) => step.check(local, cx).await,
             Step::RateLimitAndQuota => rate_limit_and_quota::check(local, client, cx).await,
             Step::RateLimitForApi(step) => step.check(local).await,
             Step::KeyExpired => key_expired::check(local, cx),

@@ -140,7 +140,7 @@ impl Member {
                     Event::Reconnected => {
                         // What was said meanwhile was missed.
                         if std::mem::replace(&mut was_connected, true) {
-                            self.directory.all_changed();
+                            self.directory.all_doubtful();
                         }
                     }
                     Event::Message(text) => self.hear(&text, &fleet),

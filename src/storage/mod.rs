@@ -123,6 +123,9 @@ pub enum StoreError {
     /// It does not answer, or answers with an error; later it may.
     #[error("{0}")]
     Away(String),
+    /// It answers, and takes no writes at present.
+    #[error("{0}")]
+    Refused(String),
     /// This process has closed it, or does not have it yet.
     #[error("the store is closed")]
     Closed,

@@ -20,6 +20,7 @@ struct Inner {
     flush_count: AtomicUsize,
     is_hanging: AtomicBool,
     failure: Mutex<Option<String>>,
+    refusal: Mutex<Option<String>>,
     values: Mutex<BTreeMap<String, Vec<u8>>>,
 }
 
@@ -52,6 +53,11 @@ impl Stub {
         *self.0.failure.lock().unwrap() = None;
     }
 
+    /// Writes are refused; reads are answered.
+    pub(crate) fn refuse_writes(&self, why: &str) {
+        *self.0.refusal.lock().unwrap() = Some(why.to_owned());
+    }
+
     pub(crate) fn hang(&self) {
         self.0.is_hanging.store(true, SeqCst);
     }
@@ -81,6 +87,13 @@ impl Stub {
     }
 }
 
+impl Stub {
+    fn refused<T: Send + 'static>(&self) -> Option<Waiting<'_, T>> {
+        let why = self.0.refusal.lock().unwrap().clone()?;
+        Some(Box::pin(async { Err(StoreError::Refused(why)) }))
+    }
+}
+
 impl Store for Stub {
     fn name(&self) -> &'static str {
         "stub"
@@ -96,6 +109,9 @@ impl Store for Stub {
     }
 
     fn set(&self, key: &str, value: &[u8], _: Option<Duration>) -> Waiting<'_, ()> {
+        if let Some(refused) = self.refused() {
+            return refused;
+        }
         let mut values = self.0.values.lock().unwrap();
         values.insert(key.to_owned(), value.to_vec());
         self.answer(())
@@ -173,6 +189,9 @@ impl Store for Stub {
     }
 
     fn probe(&self) -> Waiting<'_, ()> {
+        if let Some(refused) = self.refused() {
+            return refused;
+        }
         self.answer(())
     }
 

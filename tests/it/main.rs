@@ -29,6 +29,7 @@ mod proxying;
 mod readme;
 mod records;
 mod reload;
+mod start;
 mod storage;
 mod storage_crash;
 mod storage_faults;
