@@ -30,6 +30,8 @@ pub struct Scope {
     /// Which limits apply.
     pub limits_rate: bool,
     pub limits_quota: bool,
+    /// `session_lifetime` and `session_lifetime_respects_key_expiration` of the API.
+    pub lifetime: (i64, bool),
 }
 
 /// Whose sessions a scope is about.
@@ -51,6 +53,7 @@ impl Scope {
             org_id: org_id.to_owned(),
             limits_rate: true,
             limits_quota: true,
+            lifetime: (0, false),
         }
     }
 
@@ -60,6 +63,10 @@ impl Scope {
         Self {
             limits_rate: !api.disable_rate_limit,
             limits_quota: !api.disable_quota,
+            lifetime: (
+                api.session_lifetime,
+                api.session_lifetime_respects_key_expiration,
+            ),
             ..Self::new(Kind::Key, &api.api_id, &api.org_id)
         }
     }

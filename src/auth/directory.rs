@@ -30,6 +30,7 @@ use crate::{
     auth::{
         access::{Access, AllowedUrl, Kind, Scope},
         limits::Limits,
+        write_back::Homes,
     },
     hash::{Candidate, HashFn, KeyNaming},
     limit::Cells,
@@ -73,6 +74,7 @@ pub struct Directory {
     /// Grows with every change of anything: what was read before and arrives after may be old.
     changes: AtomicU64,
     hasher: RandomState,
+    homes: Homes,
 }
 
 #[derive(Default)]
@@ -102,6 +104,7 @@ impl Directory {
             state: Mutex::default(),
             changes: AtomicU64::new(0),
             hasher: RandomState::new(),
+            homes: Homes::default(),
         }
     }
 
@@ -161,6 +164,18 @@ impl Directory {
         }
         state.by_token.clear();
         state.by_name.clear();
+    }
+
+    pub(super) const fn homes(&self) -> &Homes {
+        &self.homes
+    }
+
+    pub(super) const fn naming(&self) -> &KeyNaming {
+        &self.naming
+    }
+
+    pub(super) const fn owner(&self) -> &Arc<Owner> {
+        &self.owner
     }
 
     /// Lets go of what has not been read for a while. For a timer.
@@ -244,9 +259,16 @@ impl Directory {
                         first = Some((candidate, value));
                     }
                 }
-                let access = first
-                    .and_then(|(candidate, value)| self.make(&ask.scope, candidate, &value, now));
-                Ok(access.map(|access| self.keep(ask, access, changes)))
+                let Some((candidate, value)) = first else {
+                    return Ok(None);
+                };
+                let access = self.make(&ask.scope, candidate, &value, now);
+                Ok(access.map(|access| {
+                    let scope = Arc::clone(&ask.scope);
+                    let access = self.keep(ask, access, changes);
+                    self.homes.note(&access, &scope, &value);
+                    access
+                }))
             })
             .collect()
     }
