@@ -99,6 +99,8 @@ pub struct Access {
     pub limits: Limits,
     /// What records of the key have in common.
     pub identity: Identity,
+    /// Records of the key have requests and answers whole.
+    pub is_detailed: bool,
     loaded: Instant,
     is_stale: AtomicBool,
 }
@@ -142,7 +144,9 @@ impl Access {
             || rights.is_empty()
             || rights.get(&scope.api_id).is_some();
         let identity = identity(&session, &key_name);
+        let is_detailed = session.is_recorded_in_detail();
         Self {
+            is_detailed,
             is_admitted,
             key_id,
             key_name,
