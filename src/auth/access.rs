@@ -30,6 +30,8 @@ pub struct Scope {
     /// Which limits apply.
     pub limits_rate: bool,
     pub limits_quota: bool,
+    /// `session_lifetime` and `session_lifetime_respects_key_expiration` of the API.
+    pub lifetime: (i64, bool),
 }
 
 /// Whose sessions a scope is about.
@@ -51,6 +53,7 @@ impl Scope {
             org_id: org_id.to_owned(),
             limits_rate: true,
             limits_quota: true,
+            lifetime: (0, false),
         }
     }
 
@@ -60,6 +63,10 @@ impl Scope {
         Self {
             limits_rate: !api.disable_rate_limit,
             limits_quota: !api.disable_quota,
+            lifetime: (
+                api.session_lifetime,
+                api.session_lifetime_respects_key_expiration,
+            ),
             ..Self::new(Kind::Key, &api.api_id, &api.org_id)
         }
     }
@@ -92,6 +99,8 @@ pub struct Access {
     pub limits: Limits,
     /// What records of the key have in common.
     pub identity: Identity,
+    /// Records of the key have requests and answers whole.
+    pub is_detailed: bool,
     loaded: Instant,
     /// Grows only.
     standing: AtomicU8,
@@ -143,7 +152,9 @@ impl Access {
             || rights.is_empty()
             || rights.get(&scope.api_id).is_some();
         let identity = identity(&session, &key_name);
+        let is_detailed = session.is_recorded_in_detail();
         Self {
+            is_detailed,
             is_admitted,
             key_id,
             key_name,

@@ -30,6 +30,7 @@ use crate::{
     auth::{
         access::{Access, AllowedUrl, Kind, Scope},
         limits::Limits,
+        write_back::Homes,
     },
     hash::{Candidate, HashFn, KeyNaming},
     limit::Cells,
@@ -77,6 +78,7 @@ pub struct Directory {
     /// Grows with every change of anything: what was read before and arrives after may be old.
     changes: AtomicU64,
     hasher: RandomState,
+    homes: Homes,
 }
 
 #[derive(Default)]
@@ -106,6 +108,7 @@ impl Directory {
             state: Mutex::default(),
             changes: AtomicU64::new(0),
             hasher: RandomState::new(),
+            homes: Homes::default(),
         }
     }
 
@@ -174,6 +177,18 @@ impl Directory {
         }
         state.by_token.clear();
         state.by_name.clear();
+    }
+
+    pub(super) const fn homes(&self) -> &Homes {
+        &self.homes
+    }
+
+    pub(super) const fn naming(&self) -> &KeyNaming {
+        &self.naming
+    }
+
+    pub(super) const fn owner(&self) -> &Arc<Owner> {
+        &self.owner
     }
 
     /// Lets go of what has not been read for a while. For a timer.
@@ -290,14 +305,21 @@ impl Directory {
                         first = Some((candidate, value));
                     }
                 }
-                let access = first
-                    .and_then(|(candidate, value)| self.make(&ask.scope, candidate, &value, now));
+                let found = first.and_then(|(candidate, value)| {
+                    let access = self.make(&ask.scope, candidate, &value, now)?;
+                    Some((access, value))
+                });
                 // What was known before has been read anew, whatever came of it.
                 let key = (ask.scope.id(), Box::from(ask.token.as_str()));
                 if let Some(before) = self.state().by_token.remove(&key) {
                     before.set_changed();
                 }
-                Ok(access.map(|access| self.keep(ask, access, changes)))
+                Ok(found.map(|(access, value)| {
+                    let scope = Arc::clone(&ask.scope);
+                    let access = self.keep(ask, access, changes);
+                    self.homes.note(&access, &scope, &value);
+                    access
+                }))
             })
             .collect()
     }

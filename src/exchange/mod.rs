@@ -25,6 +25,7 @@ use crate::{
 };
 
 pub mod body;
+pub mod detail;
 pub mod limits;
 pub mod path_set;
 pub mod sessions;
@@ -180,6 +181,31 @@ pub struct Course {
     pub upstream_path: Vec<u8>,
     /// The authority of the target, where that is not the first and a record is wanted.
     pub target: Option<Vec<u8>>,
+    /// What the endpoint says about the record.
+    pub tracking: Tracking,
+    /// What the organisation says about it.
+    pub organisation: OfOrganisation,
+    /// What passes, where the record is to have it whole.
+    pub detail: Option<Box<detail::Detail>>,
+}
+
+/// What becomes of a request's record because of its endpoint.
+#[derive(Debug, Default)]
+pub enum Tracking {
+    #[default]
+    Plain,
+    /// The pattern stands for the path.
+    Pattern(Arc<[u8]>),
+    /// There is none.
+    Off,
+}
+
+/// What an organisation decides about records; `None`: what the API or `tyk.conf` says.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct OfOrganisation {
+    /// Seconds.
+    pub expire_after_s: Option<i64>,
+    pub is_detailed: Option<bool>,
 }
 
 /// Changes of a request on its way upstream.

@@ -16,6 +16,7 @@ use crate::{
     gateway::{
         account,
         chain::Step,
+        detail,
         router::RouteKind,
         snapshot::{ErrorResponses, Mount, PortKey, Published, Slot, Snapshot},
         spec::Destination,
@@ -120,7 +121,9 @@ pub async fn exchange(worker: &Worker, port: PortKey, client: &Client, cx: &mut 
         return Box::pin(tell_limits(&snapshot.errors, local, client, mount, cx)).await;
     }
     cx.course.is_recorded = mount.api.recorder.is_some();
-    let served = match chain(local, client, mount, cx, Part::All).await {
+    let verdict = chain(local, client, mount, cx, Part::All).await;
+    detail::begin(mount, cx);
+    let served = match verdict {
         Ok(Verdict::Next) if cx.head.upgrade.is_some() => {
             // A tunnel may last for days: it keeps its own API and not the whole snapshot.
             let (mount, errors) = (mount.clone(), Arc::clone(&snapshot.errors));
@@ -321,7 +324,16 @@ async fn chain(
                 step.apply(cx);
                 Verdict::Next
             }
+            Step::OrganizationRecords(step) => {
+                step.apply(local, cx).await;
+                Verdict::Next
+            }
             Step::OrganizationMonitor(step) => step.check(local, cx).await,
+            Step::TrackEndpoints(step) => {
+                let path = mount.listen_path.strip(cx.path()).into_owned();
+                step.apply(&path, cx);
+                Verdict::Next
+            }
             Step::RateLimitAndQuota => rate_limit_and_quota::check(local, client, cx).await,
             Step::RateLimitForApi(step) => step.check(local).await,
             Step::KeyExpired => key_expired::check(local, cx),
@@ -549,6 +561,9 @@ fn error_reply(
 /// Sends an answer of the gateway's own.
 pub async fn respond(local: &Local, client: &Client, cx: &mut Ctx, reply: Reply) -> Served {
     local.metrics.response(reply.status);
+    if let Some(kept) = &cx.course.detail {
+        detail::replied(kept, &reply, reason(reply.status));
+    }
     let unread = cx.content.is_none() && !skip_content(local, cx);
     let more_behind = cx.consumed < cx.inb.len() || !client.overread.borrow().is_empty();
     let close =

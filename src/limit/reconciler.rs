@@ -428,6 +428,9 @@ impl<A> Batch<A> {
                     again.push((waiting, plan, add));
                     continue;
                 }
+                if settled.is_renewed {
+                    outlook.renewed(&waiting.cell);
+                }
                 for (number, reply) in waiting.replies.into_iter().enumerate() {
                     reply.send(write(Answer::Quota(settled.answer(number as u64))));
                 }
@@ -548,6 +551,9 @@ fn settle_quota<A>(
         Some(settled) => {
             if is_late {
                 waiting.cell.keep(settled.admitted);
+            }
+            if settled.is_renewed {
+                outlook.renewed(&waiting.cell);
             }
             for (number, reply) in waiting.replies.into_iter().enumerate() {
                 reply.send(write(Answer::Quota(settled.answer(number as u64))));

@@ -15,7 +15,7 @@ use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    auth::{directory::Directory, keyspace::Keyspace},
+    auth::{directory::Directory, keyspace::Keyspace, write_back::WriteBack},
     config::{Config, StoreKind},
     control::{Answer, Call, Control, Paths, Setup},
     exchange::Settings,
@@ -53,7 +53,7 @@ use crate::{
             start::{Inherited, Program},
         },
     },
-    session::key_naming,
+    session::{LifetimeRules, key_naming},
     shard::{
         Item, Job,
         runtime::{Driver, Handle, Parts, start},
@@ -254,6 +254,15 @@ impl Process {
         tokio::task::spawn_local(answer_calls(control_desk, control));
         tokio::spawn(Arc::clone(&running.directory).run(session_desk));
         tokio::spawn(sweep(Arc::clone(&running.directory)));
+        let write_back = WriteBack::new(
+            Arc::clone(&running.directory),
+            LifetimeRules::from_config(&running.config),
+            {
+                let herald = Herald(Arc::clone(&member));
+                move |names| herald.key_quotas_changed(names)
+            },
+        );
+        tokio::spawn(write_back.run(running.cells.renewals()));
         let reconciler = Reconciler::new(
             Arc::clone(&running.cells),
             limit_work,

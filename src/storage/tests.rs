@@ -74,6 +74,17 @@ impl Stub {
         self.0.flush_count.load(SeqCst)
     }
 
+    pub(crate) fn value(&self, key: &str) -> Option<String> {
+        let values = self.0.values.lock().unwrap();
+        values
+            .get(key)
+            .map(|value| String::from_utf8(value.clone()).unwrap())
+    }
+
+    fn is_failing(&self) -> bool {
+        self.0.failure.lock().unwrap().is_some()
+    }
+
     fn answer<T: Send + 'static>(&self, answer: T) -> Waiting<'_, T> {
         Box::pin(async move {
             if self.0.is_hanging.load(SeqCst) {
@@ -154,6 +165,21 @@ impl Store for Stub {
             values.insert(key.to_owned(), value.to_vec());
         }
         self.answer(!is_there)
+    }
+
+    fn replace(&self, changes: Vec<Replace>) -> Waiting<'_, Vec<bool>> {
+        let mut values = self.0.values.lock().unwrap();
+        let mut replaced = Vec::new();
+        if !self.is_failing() {
+            for change in changes {
+                let is_same = values.get(&change.key) == Some(&change.from);
+                if is_same {
+                    values.insert(change.key, change.to);
+                }
+                replaced.push(is_same);
+            }
+        }
+        self.answer(replaced)
     }
 
     fn add(&self, adds: Vec<Add>) -> Waiting<'_, Vec<Counter>> {

@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use crate::storage::{
-    Add, Counter, Eval, ListLimit, Pulse, PushOutcome, ScriptReply, Scripts, Store, StoreError,
-    Subscription, Ttl, Waiting, WriteOp,
+    Add, Counter, Eval, ListLimit, Pulse, PushOutcome, Replace, ScriptReply, Scripts, Store,
+    StoreError, Subscription, Ttl, Waiting, WriteOp,
 };
 
 /// A refusal that took so long was no answer.
@@ -123,6 +123,10 @@ impl Store for Watched {
 
     fn set_if_absent(&self, key: &str, value: &[u8], ttl: Option<Duration>) -> Waiting<'_, bool> {
         self.ask(|store| store.set_if_absent(key, value, ttl))
+    }
+
+    fn replace(&self, changes: Vec<Replace>) -> Waiting<'_, Vec<bool>> {
+        self.ask(|store| store.replace(changes))
     }
 
     fn add(&self, adds: Vec<Add>) -> Waiting<'_, Vec<Counter>> {

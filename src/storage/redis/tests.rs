@@ -251,6 +251,29 @@ fn changes_are_made_together_and_names_are_listed() {
             store.ttl("q").await,
             Ok(Some(Ttl::Ms(1..=60_000)))
         ));
+        let replace = |key: &str, from: &[u8], ttl| crate::storage::Replace {
+            key: key.to_owned(),
+            from: from.to_vec(),
+            to: b"new".to_vec(),
+            ttl,
+        };
+        let changes = vec![
+            replace("q", b"2", None),
+            replace("q", b"2", minute),
+            replace("p*-a", b"other", minute),
+            replace("none", b"", None),
+        ];
+        let replaced = store.replace(changes).await;
+        assert_eq!(replaced, Ok(vec![true, false, false, false]));
+        assert_eq!(store.get("q").await, Ok(Some(b"new".to_vec())));
+        assert_eq!(store.ttl("q").await, Ok(Some(Ttl::Forever)));
+        assert_eq!(store.exists("none").await, Ok(false));
+        let replaced = store.replace(vec![replace("q", b"new", minute)]).await;
+        assert_eq!(replaced, Ok(vec![true]));
+        assert!(matches!(
+            store.ttl("q").await,
+            Ok(Some(Ttl::Ms(1..=60_000)))
+        ));
     });
 }
 
