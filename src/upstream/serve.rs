@@ -745,6 +745,8 @@ impl Pass<'_> {
         self.out
             .extend_from_slice(buf.get(at..at + first).unwrap_or_default());
         self.flush().await?;
+        let content_bytes = &self.exchange.cx.course.content_bytes;
+        content_bytes.set(first as u64);
         let mut remaining = length - first as u64;
         let mut clean = here <= length;
         let buffers = &self.exchange.local.buffers;
@@ -766,6 +768,7 @@ impl Pass<'_> {
             remaining -= read.min(remaining);
             let part = self.write(part, 0).await?;
             buffers.give(part);
+            content_bytes.set(length - remaining);
         }
         self.conn.deadline.clear();
         Ok(clean)
@@ -894,6 +897,8 @@ impl Pass<'_> {
         if data.is_empty() {
             return;
         }
+        let content_bytes = &self.exchange.cx.course.content_bytes;
+        content_bytes.set(content_bytes.get() + data.len() as u64);
         if chunked {
             chunked::encode_header(&mut self.out, data.len());
             self.out.extend_from_slice(data);

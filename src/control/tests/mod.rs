@@ -161,6 +161,11 @@ impl Bench {
             registry: Arc::clone(&registry),
             keyspace: Arc::new(keyspace),
             policies: Arc::clone(&policies),
+            health: config
+                .health_check
+                .enable_health_checks
+                .then(|| Arc::new(crate::metrics::Window::new(0))),
+            statsd: None,
         });
         Self {
             control,
