@@ -88,6 +88,8 @@ pub fn start(level: Level, form: Form, hooks: Vec<(Form, Hook)>) {
             .with_writer(Hooked(hook))
     });
     let hooked: Vec<_> = hooked.collect();
+    // A list of no layers would let nothing through to the others.
+    let hooked = (!hooked.is_empty()).then_some(hooked);
     // An error says that lines already go somewhere: that is fine.
     let _ = tracing_subscriber::registry()
         .with(targets)
