@@ -24,7 +24,7 @@ mod reload;
 mod schema;
 mod versions;
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use axum::{
     Extension, Router,
@@ -47,9 +47,11 @@ use crate::{
         folder::Folder,
         reload::{Bell, Gateway},
     },
-    metrics::Registry,
+    metrics::{Registry, Window},
+    net::watch::process_us,
     policy,
     storage::{Liveness, Owner},
+    telemetry::StatsD,
 };
 
 /// Largest content of a call when `max_request_body_size` says nothing.
@@ -119,6 +121,9 @@ pub struct Setup<'a> {
     pub keyspace: Arc<Keyspace>,
     pub policies: Arc<policy::Current>,
     pub debugger: Arc<dyn Debugger>,
+    /// `None` without `health_check.enable_health_checks`.
+    pub health: Option<Arc<Window>>,
+    pub statsd: Option<StatsD>,
 }
 
 /// The control API.
@@ -147,8 +152,9 @@ struct Parts {
     policy_files: Folder,
     /// `suppress_default_org_store`
     suppresses_default_org: bool,
-    /// `health_check.enable_health_checks`
-    has_health: bool,
+    /// `None` without `health_check.enable_health_checks`.
+    health: Option<Arc<Window>>,
+    statsd: Option<StatsD>,
 }
 
 impl Control {
@@ -175,7 +181,8 @@ impl Control {
             debugger: setup.debugger,
             policy_files: Folder::new(policy_dir(config)),
             suppresses_default_org: config.suppress_default_org_store,
-            has_health: config.health_check.enable_health_checks,
+            health: setup.health,
+            statsd: setup.statsd,
             gateway: setup.gateway,
             bell: setup.bell,
             owner: setup.owner,
@@ -199,8 +206,21 @@ impl Control {
     pub async fn call(&self, call: Call) -> Answer {
         let (peer, method) = (call.peer, call.method.clone());
         let path = path_of(&call.path_and_query).to_owned();
+        let began_us = process_us();
         let response = self.respond(call).await;
         let status = response.status().as_u16();
+        if let Some(statsd) = &self.parts.statsd
+            && path.starts_with("/tyk/")
+        {
+            // Who has no secret has made no call, as in Tyk.
+            if status != 403 {
+                let took_us = process_us().saturating_sub(began_us);
+                statsd.system_api_call(Duration::from_micros(took_us));
+            }
+            if status != 200 {
+                statsd.system_api_error(status);
+            }
+        }
         tracing::debug!(prefix = "api", %peer, method, path, status, "control call");
         answer(response).await
     }
@@ -395,7 +415,8 @@ fn routes(paths: &Paths) -> Router<Arc<Parts>> {
         .route(
             "/tyk/health",
             get(async |State(parts): Shared, Query(asked): Asked| {
-                health::api_health(parts.has_health, &*parts.gateway, &asked)
+                let window = parts.health.as_deref();
+                health::api_health(window, &*parts.gateway, &parts.registry, &asked).map(json)
             }),
         )
         .route(

@@ -22,6 +22,7 @@ use crate::{
         io::Stream,
         watch::{Deadline, Watch, process_us},
     },
+    telemetry::{Step, Trace, Tracer},
 };
 
 pub mod body;
@@ -62,6 +63,8 @@ pub struct Settings {
     /// How long a session counts without being read again; 0: for one request.
     pub session_fresh_ms: u64,
     pub access_log: crate::config::AccessLog,
+    /// StatsD is told how long steps of chains take.
+    pub times_steps: bool,
 }
 
 /// What the exchanges of one shard share.
@@ -74,6 +77,8 @@ pub struct Local {
     pub limiters: limits::Limiters,
     /// Where records go; `None` while analytics are off.
     pub records: Option<Producer>,
+    /// Where spans go; `None` while OpenTelemetry is off.
+    pub tracer: Option<Tracer>,
     /// The number of this shard.
     pub index: usize,
     /// The process is going away: answers close their connection.
@@ -92,6 +97,7 @@ impl Local {
         sessions: sessions::Sessions,
         limiters: limits::Limiters,
         records: Option<Producer>,
+        tracer: Option<Tracer>,
         index: usize,
     ) -> Self {
         Self {
@@ -102,6 +108,7 @@ impl Local {
             sessions,
             limiters,
             records,
+            tracer,
             index,
             draining: Cell::new(false),
             ending: Cell::new(false),
@@ -163,6 +170,10 @@ pub struct Ctx {
     pub course: Course,
     /// What goes upstream otherwise than it came.
     pub edits: Option<Box<Edits>>,
+    /// Its place in its trace, where the API has a tracer.
+    pub trace: Option<Trace>,
+    /// The steps that have run, where somebody times them.
+    pub steps: Vec<Step>,
 }
 
 /// How far a request came, and when. Times are those of [`process_us`](crate::net::watch::process_us).
@@ -175,11 +186,17 @@ pub struct Course {
     pub answered_us: Cell<u64>,
     /// Why it was turned away; empty: it was not.
     pub refused: &'static str,
-    /// A record of it is wanted, so what that needs is kept.
+    /// The same, where it is one of Tyk's refusals.
+    pub reject: Option<Reject>,
+    /// What a step said that turned a traced request away in words of its own.
+    pub message: Option<Box<str>>,
+    /// A record or spans of it are wanted, so what they need is kept.
     pub is_recorded: bool,
-    /// The path as the upstream got it, where a record is wanted.
+    /// Bytes of the answer's content that have gone to the client.
+    pub content_bytes: Cell<u64>,
+    /// The path as the upstream got it, where a record or spans are wanted.
     pub upstream_path: Vec<u8>,
-    /// The authority of the target, where that is not the first and a record is wanted.
+    /// The authority of the target, where that is not the first and a record or spans are wanted.
     pub target: Option<Vec<u8>>,
     /// What the endpoint says about the record.
     pub tracking: Tracking,
@@ -306,6 +323,8 @@ impl Ctx {
         self.store_asked_us = None;
         self.edits = None;
         self.course = Course::default();
+        self.trace = None;
+        self.steps.clear();
     }
 }
 

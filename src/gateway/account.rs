@@ -6,9 +6,11 @@ use std::borrow::Cow;
 
 use crate::{
     analytics::{FieldValues, Hit, Latency},
+    error::Reject,
     exchange::{Client, Ctx, Local, Tracking},
-    gateway::{detail, serve::Served, snapshot::Mount},
+    gateway::{detail, serve::Served, snapshot::Mount, trace},
     http::h1::{FieldName, Framing},
+    metrics::Refusal,
     net::watch::{process_us, unix_ms},
 };
 
@@ -31,8 +33,11 @@ pub fn note(local: &Local, client: &Client, mount: &Mount, cx: &Ctx, served: Ser
         counters.response(served.status);
         counters.took(gateway_us, upstream_us.unwrap_or(0));
         if !course.refused.is_empty() {
-            counters.refusal();
+            counters.refusal(kind_of(course.reject));
         }
+    }
+    if mount.api.times_steps || cx.trace.is_some() {
+        trace::end(local, client, mount, cx, served, now_us);
     }
     if let (Some(recorder), Some(records)) = (&mount.api.recorder, &local.records) {
         let tracked_path = match &course.tracking {
@@ -88,6 +93,19 @@ pub fn note(local: &Local, client: &Client, mount: &Mount, cx: &Ctx, served: Ser
             raw_response: &raw_response,
         };
         records.record(recorder, &hit);
+    }
+}
+
+/// What `/tyk/health` and `/metrics` tell apart. As in Tyk, an address that is not let in counts as
+/// a failure of the key, and a missing key does not.
+fn kind_of(reject: Option<Reject>) -> Refusal {
+    match reject {
+        Some(Reject::RateLimitExceeded | Reject::ApiRateLimitExceeded) => Refusal::Rate,
+        Some(Reject::QuotaExceeded) => Refusal::Quota,
+        Some(
+            Reject::KeyNotFound | Reject::KeyInactive | Reject::KeyExpired | Reject::IpNotAllowed,
+        ) => Refusal::Key,
+        _ => Refusal::Other,
     }
 }
 

@@ -16,3 +16,4 @@ pub mod router;
 pub mod serve;
 pub mod snapshot;
 pub mod spec;
+pub mod trace;

@@ -20,6 +20,7 @@ use crate::{
         router::RouteKind,
         snapshot::{ErrorResponses, Mount, PortKey, Published, Slot, Snapshot},
         spec::Destination,
+        trace,
     },
     http::{
         h1::{Expect, FieldName, Framing, Method},
@@ -121,9 +122,15 @@ pub async fn exchange(worker: &Worker, port: PortKey, client: &Client, cx: &mut 
         return Box::pin(tell_limits(&snapshot.errors, local, client, mount, cx)).await;
     }
     cx.course.is_recorded = mount.api.recorder.is_some();
-    let verdict = chain(local, client, mount, cx, Part::All).await;
+    if mount.api.tracer.is_some() {
+        trace::begin(local, cx);
+    }
+    let outcome = chain(local, client, mount, cx, Part::All).await;
+    if outcome.is_err() {
+        trace::step_breaks(cx);
+    }
     detail::begin(mount, cx);
-    let served = match verdict {
+    let served = match outcome {
         Ok(Verdict::Next) if cx.head.upgrade.is_some() => {
             // A tunnel may last for days: it keeps its own API and not the whole snapshot.
             let (mount, errors) = (mount.clone(), Arc::clone(&snapshot.errors));
@@ -140,6 +147,9 @@ pub async fn exchange(worker: &Worker, port: PortKey, client: &Client, cx: &mut 
         }
         Err(Refused::Rendered { status, message }) => {
             cx.course.refused = "content";
+            if cx.trace.is_some() {
+                cx.course.message = Some(message.as_str().into());
+            }
             let reply = error_reply(&snapshot.errors, local, cx, status, &message);
             respond(local, client, cx, reply).await
         }
@@ -311,9 +321,13 @@ async fn chain(
     cx: &mut Ctx,
     part: Part,
 ) -> Result<Verdict, Refused> {
+    let is_timed = mount.api.times_steps;
     for step in &mount.api.chain {
         if part == Part::Rights && !step.decides_rights() {
             continue;
+        }
+        if is_timed {
+            trace::step_begins(cx, step.name());
         }
         let verdict = match step {
             Step::VersionCheck(step) => step.check(local, cx),
@@ -355,6 +369,9 @@ async fn chain(
         };
         if tracing::enabled!(tracing::Level::DEBUG) {
             tell_step(step, &verdict);
+        }
+        if is_timed {
+            trace::step_ends(cx, &verdict);
         }
         if verdict != Verdict::Next {
             return Ok(verdict);
@@ -533,6 +550,7 @@ pub fn refusal_reply(status: u16) -> Reply {
 /// A refusal in the API's error template.
 fn rejection(errors: &ErrorResponses, local: &Local, cx: &mut Ctx, reject: Reject) -> Reply {
     cx.course.refused = reject.name();
+    cx.course.reject = Some(reject);
     local.metrics.refused.count(reject.name());
     let (status, message) = errors.refusal(reject);
     let mut reply = error_reply(errors, local, cx, status, message);
@@ -582,6 +600,7 @@ pub async fn respond(local: &Local, client: &Client, cx: &mut Ctx, reply: Reply)
     out.extend_from_slice(b"\r\n");
     if cx.head.method != Method::Head {
         out.extend_from_slice(&reply.content);
+        cx.course.content_bytes.set(reply.content.len() as u64);
     }
     client.begun.set(true);
     local.metrics.sent_bytes.add(out.len() as u64);

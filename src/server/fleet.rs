@@ -8,7 +8,7 @@ use std::{
     cell::RefCell,
     rc::Rc,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -21,6 +21,7 @@ use crate::{
     hash,
     limit::{Cells, Fleet},
     net::watch::process_ms,
+    server::telemetry,
     storage::{
         Event, Owner,
         notification::{CHANNEL, Signer, command},
@@ -98,11 +99,9 @@ impl Member {
 
     /// Listens and gives signs of life until the process ends.
     pub async fn run(self: Arc<Self>) {
-        let own_id = hash::random_id().unwrap_or_default();
-        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         let fleet = Rc::new(RefCell::new(Fleet::new(
-            host.trim(),
-            &format!("solo-{}", uuid(&own_id)),
+            &telemetry::host(),
+            node_id(),
             &self.tag_hash,
             Arc::clone(self.cells.outlook()),
         )));
@@ -228,6 +227,12 @@ impl keyspace::Notifier for Herald {
     fn group_reload(&self) {
         self.tell(command::GROUP_RELOAD, String::new());
     }
+}
+
+/// The name of this process among all gateways.
+pub fn node_id() -> &'static str {
+    static ID: OnceLock<String> = OnceLock::new();
+    ID.get_or_init(|| format!("solo-{}", uuid(&hash::random_id().unwrap_or_default())))
 }
 
 /// 32 hexadecimal digits in the form of a UUID.

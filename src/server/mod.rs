@@ -10,4 +10,5 @@ pub mod pid_file;
 pub mod process;
 pub mod records;
 pub mod signals;
+pub mod telemetry;
 pub mod upgrade;

@@ -28,7 +28,7 @@ use crate::{
     },
     limit::{self, Cells, Reconciler},
     mailbox::{Desk, mailbox},
-    metrics::Registry,
+    metrics::{Registry, Window},
     net::{
         dns::{self, Names},
         listener::{CannotListen, Handed, ListenerSet, Place},
@@ -46,6 +46,7 @@ use crate::{
         notify::Notifier,
         origin, pid_file, records,
         signals::{Signal, Signals},
+        telemetry,
         upgrade::{
             drive::{NewHost, OldHost, drive_new, drive_old},
             new::{NewAction, NewEvent, NewGeneration},
@@ -98,6 +99,8 @@ pub struct Process {
     pub cpus: Vec<usize>,
     pub shards: usize,
     pub quickstart: bool,
+    /// `TYK_INSTRUMENTATION`, `--log-instrumentation`
+    pub is_instrumented: bool,
     pub program: Program,
     pub notifier: Notifier,
 }
@@ -124,6 +127,7 @@ struct Running {
     member: RefCell<Option<Arc<Member>>>,
     /// Old snapshots are being waited for.
     letting_go: Rc<Cell<bool>>,
+    telemetry: telemetry::Ending,
 }
 
 impl Process {
@@ -154,7 +158,9 @@ impl Process {
             &config,
             config.storage.store_kind() == Some(StoreKind::Redis),
         ));
-        let compiler = Compiler::new(
+        let traces = telemetry::plan(&config);
+        let statsd = telemetry::statsd(&config, self.is_instrumented, &self.registry);
+        let mut compiler = Compiler::new(
             Arc::clone(&config),
             names,
             ProxyEnv::read(env)?,
@@ -162,6 +168,8 @@ impl Process {
             Arc::clone(&self.registry),
             Box::new(env),
         );
+        compiler.is_traced = traces.is_some();
+        compiler.times_steps = statsd.is_some();
         let loader = Loader::new(compiler, Arc::clone(&self.errors));
         let live = Arc::new(Live::start(loader, Arc::clone(&self.registry))?);
 
@@ -170,6 +178,13 @@ impl Process {
         let (control_mail, control_desk) = mailbox(CALLS_MAX);
         let records = records::start(&config, &self.state_dir, &self.owner, &self.registry)?;
         let mut records = records.into_iter();
+        let (tracers, hurry) = traces
+            .map(|planned| telemetry::export(&config, planned, &self.registry))
+            .unzip();
+        let mut tracers = tracers.into_iter().flatten();
+        let mut settings = Settings::clone(&self.settings);
+        settings.times_steps = statsd.is_some();
+        let settings = Arc::new(settings);
         let mut shards = Vec::with_capacity(self.shards);
         for index in 0..self.shards {
             let metrics = self.registry.shard(index).unwrap_or_default();
@@ -178,13 +193,14 @@ impl Process {
                 index,
                 cpu,
                 driver: self.driver,
-                settings: Arc::clone(&self.settings),
+                settings: Arc::clone(&settings),
                 metrics,
                 published: Arc::clone(live.published()),
                 sessions: session_mail.clone(),
                 limits: limit_mail.clone(),
                 cells: Arc::clone(&cells),
                 records: records.next(),
+                tracer: tracers.next(),
                 control: control_mail.clone(),
                 control_paths: Paths::from_config(&config),
             };
@@ -221,6 +237,10 @@ impl Process {
             accepting: Cell::new(false),
             accepted: RefCell::default(),
             letting_go: Rc::default(),
+            telemetry: telemetry::Ending {
+                hurry,
+                statsd: statsd.clone(),
+            },
         });
         running.load_policies().await;
         running.open_listeners_at_start().await?;
@@ -250,6 +270,8 @@ impl Process {
             )),
             policies: Arc::clone(&running.policies),
             debugger: running.debugger()?,
+            health: health_window(&running.config, &running.registry),
+            statsd,
         }));
         tokio::task::spawn_local(answer_calls(control_desk, control));
         tokio::spawn(Arc::clone(&running.directory).run(session_desk));
@@ -737,6 +759,7 @@ impl Running {
         }
         self.drain().await;
         records::settle(&self.registry).await;
+        self.telemetry.settle(&self.registry).await;
         if let Err(error) = self.release_store().await {
             tracing::error!(prefix = "main", %error, "closing the store");
         }
@@ -818,6 +841,7 @@ impl OldHost for Serving {
                 tokio::task::spawn_local(async move {
                     running.drain().await;
                     records::settle(&running.registry).await;
+                    running.telemetry.settle(&running.registry).await;
                     for (id, record) in last_writes::take(&running.cells, process_ms()).enumerate()
                     {
                         let id = id as u64;
@@ -924,6 +948,26 @@ async fn sweep(directory: Arc<Directory>) {
         tokio::time::sleep(SWEEP_EVERY).await;
         directory.sweep();
     }
+}
+
+/// Between two looks at the counters of all APIs.
+const LOOK_AT_APIS_EVERY: Duration = Duration::from_secs(1);
+
+/// What `/tyk/health` answers from; `None`, and no work, while nobody has asked for it.
+fn health_window(config: &Config, registry: &Arc<Registry>) -> Option<Arc<Window>> {
+    let options = &config.health_check;
+    if !options.enable_health_checks {
+        return None;
+    }
+    let window = Arc::new(Window::new(options.health_check_value_timeouts));
+    let (looking, registry) = (Arc::clone(&window), Arc::clone(registry));
+    tokio::task::spawn_local(async move {
+        loop {
+            tokio::time::sleep(LOOK_AT_APIS_EVERY).await;
+            looking.look(process_ms(), registry.api_sums());
+        }
+    });
+    Some(window)
 }
 
 /// Answers control calls, each in its own task.

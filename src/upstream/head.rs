@@ -88,9 +88,15 @@ pub fn write_request(
             // HTTP/1.0 has no expectations (RFC 9110 §10.1.1).
             FieldName::Expect if cx.content.is_some() || cx.head.version_minor == 0 => continue,
             id if hop_by_hop::is_hop_by_hop(id) => continue,
+            FieldName::Other if cx.trace.as_ref().is_some_and(|trace| trace.replaces(name)) => {
+                continue;
+            }
             _ => {}
         }
         write_field(out, name, value);
+    }
+    if let Some(trace) = &cx.trace {
+        trace.write_upstream_fields(out);
     }
     out.extend_from_slice(b"X-Forwarded-For: ");
     if forwarded_for {

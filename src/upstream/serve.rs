@@ -763,6 +763,8 @@ impl Pass<'_> {
         self.out.extend_from_slice(here_bytes);
         self.record(here_bytes);
         self.flush().await?;
+        let content_bytes = &self.exchange.cx.course.content_bytes;
+        content_bytes.set(first as u64);
         let mut remaining = length - first as u64;
         let mut clean = here <= length;
         let buffers = &self.exchange.local.buffers;
@@ -785,6 +787,7 @@ impl Pass<'_> {
             self.record(&part);
             let part = self.write(part, 0).await?;
             buffers.give(part);
+            content_bytes.set(length - remaining);
         }
         self.conn.deadline.clear();
         Ok(clean)
@@ -921,6 +924,8 @@ impl Pass<'_> {
             return;
         }
         self.record(data);
+        let content_bytes = &self.exchange.cx.course.content_bytes;
+        content_bytes.set(content_bytes.get() + data.len() as u64);
         if chunked {
             chunked::encode_header(&mut self.out, data.len());
             self.out.extend_from_slice(data);

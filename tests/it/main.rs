@@ -34,6 +34,7 @@ mod storage;
 mod storage_crash;
 mod storage_faults;
 mod streams;
+mod telemetry;
 mod tidy;
 mod upgrade;
 mod websocket;

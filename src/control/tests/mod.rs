@@ -177,6 +177,11 @@ impl Bench {
             keyspace: Arc::new(keyspace),
             policies: Arc::clone(&policies),
             debugger: Arc::new(Nobody),
+            health: config
+                .health_check
+                .enable_health_checks
+                .then(|| Arc::new(crate::metrics::Window::new(0))),
+            statsd: None,
         });
         Self {
             control,
