@@ -114,10 +114,9 @@ impl Sessions {
         // just before the next tick would have no time at all.
         let deadline_ms = clock.now_ms() + self.deadline_ms + TICK_MS;
         let answer = self.line.ask(ask, deadline_ms).await;
-        let found = match answer {
-            Ok(Ok(found)) => found,
-            Ok(Err(_)) => return self.doubtful(scope, token, clock).ok_or(NoAnswer::Gone),
-            Err(why) => return self.doubtful(scope, token, clock).ok_or(why),
+        let found = match answer.and_then(|found| found.map_err(|_| NoAnswer::Gone)) {
+            Ok(found) => found,
+            Err(why) => return self.doubtful(scope, token, clock).map(Some).ok_or(why),
         };
         let Some(access) = found else {
             self.forget(scope, token.as_bytes());
@@ -141,11 +140,11 @@ impl Sessions {
 
     /// A session that is at hand and fresh, and may have changed: messages were missed, and nobody
     /// can say.
-    fn doubtful(&self, scope: &Scope, token: &str, clock: &Clock) -> Option<Option<Rc<Held>>> {
+    fn doubtful(&self, scope: &Scope, token: &str, clock: &Clock) -> Option<Rc<Held>> {
         let kept = self.kept.borrow();
         let held = kept.by_scope.get(&scope.id())?.get(token.as_bytes())?;
         let counts = !held.is_changed() && clock.now_ms() < held.fresh_until_ms;
-        counts.then(|| Some(Rc::clone(held)))
+        counts.then(|| Rc::clone(held))
     }
 
     /// There was no such organisation a moment ago. Asked again soon: in Tyk it stays absent until
