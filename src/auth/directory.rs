@@ -237,7 +237,7 @@ impl Directory {
                     && let Some(reply) = reply.take()
                 {
                     let silent = || StoreError::Away("no answer in time".to_owned());
-                    reply.send(self.doubtful(ask, now()).ok_or_else(silent));
+                    reply.send(self.doubtful(ask, now()).map(Some).ok_or_else(silent));
                 }
             }
         };
@@ -294,7 +294,12 @@ impl Directory {
                 };
                 let values = match &mut values {
                     Ok(values) => values,
-                    Err(error) => return self.doubtful(ask, now).ok_or_else(|| error.clone()),
+                    Err(error) => {
+                        return self
+                            .doubtful(ask, now)
+                            .map(Some)
+                            .ok_or_else(|| error.clone());
+                    }
                 };
                 let mut first = None;
                 for candidate in candidates {
@@ -309,11 +314,7 @@ impl Directory {
                     let access = self.make(&ask.scope, candidate, &value, now)?;
                     Some((access, value))
                 });
-                // What was known before has been read anew, whatever came of it.
-                let key = (ask.scope.id(), Box::from(ask.token.as_str()));
-                if let Some(before) = self.state().by_token.remove(&key) {
-                    before.set_changed();
-                }
+                self.settle_doubt(ask);
                 Ok(found.map(|(access, value)| {
                     let scope = Arc::clone(&ask.scope);
                     let access = self.keep(ask, access, changes);
@@ -329,9 +330,21 @@ impl Directory {
     }
 
     /// What was read in time and may have changed since, while the store does not say.
-    fn doubtful(&self, ask: &Ask, now: Instant) -> Option<Option<Arc<Access>>> {
+    fn doubtful(&self, ask: &Ask, now: Instant) -> Option<Arc<Access>> {
         let known = self.known(ask, now);
-        known.filter(|access| !access.is_changed()).map(Some)
+        known.filter(|access| !access.is_changed())
+    }
+
+    /// What was doubtful has been read anew, whatever came of it.
+    fn settle_doubt(&self, ask: &Ask) {
+        let mut state = self.state();
+        let key = (ask.scope.id(), Box::from(ask.token.as_str()));
+        if let Some(before) = state.by_token.get(&key)
+            && before.is_stale()
+        {
+            before.set_changed();
+            state.by_token.remove(&key);
+        }
     }
 
     fn known(&self, ask: &Ask, now: Instant) -> Option<Arc<Access>> {

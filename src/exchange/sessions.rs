@@ -113,8 +113,12 @@ impl Sessions {
         // no time, by a clock that is behind by up to a tick: without it, a question that is asked
         // just before the next tick would have no time at all.
         let deadline_ms = clock.now_ms() + self.deadline_ms + TICK_MS;
-        let found = self.line.ask(ask, deadline_ms).await?;
-        let Some(access) = found.map_err(|_| NoAnswer::Gone)? else {
+        let answer = self.line.ask(ask, deadline_ms).await;
+        let found = match answer.and_then(|found| found.map_err(|_| NoAnswer::Gone)) {
+            Ok(found) => found,
+            Err(why) => return self.doubtful(scope, token, clock).map(Some).ok_or(why),
+        };
+        let Some(access) = found else {
             self.forget(scope, token.as_bytes());
             if scope.kind == Kind::Organisation {
                 let until_ms = clock.now_ms() + ABSENT_MS;
@@ -132,6 +136,15 @@ impl Sessions {
             self.keep(scope, token.as_bytes(), Rc::clone(&held), clock.now_ms());
         }
         Ok(Some(held))
+    }
+
+    /// A session that is at hand and fresh, and may have changed: messages were missed, and nobody
+    /// can say.
+    fn doubtful(&self, scope: &Scope, token: &str, clock: &Clock) -> Option<Rc<Held>> {
+        let kept = self.kept.borrow();
+        let held = kept.by_scope.get(&scope.id())?.get(token.as_bytes())?;
+        let counts = !held.is_changed() && clock.now_ms() < held.fresh_until_ms;
+        counts.then(|| Rc::clone(held))
     }
 
     /// There was no such organisation a moment ago. Asked again soon: in Tyk it stays absent until
@@ -193,32 +206,99 @@ mod tests {
         pin::pin,
         sync::Arc,
         task::{Context, Poll, Waker},
+        time::Instant,
     };
 
     use super::*;
     use crate::{
-        mailbox::{Answered, Outlet, Wake, inbox, mailbox},
+        auth::limits::Limits,
+        limit::{self, Cells},
+        mailbox::{Answered, Desk, Inbox, Outlet, Wake, inbox, mailbox},
         net::watch::Watch,
+        session::Session,
     };
+
+    type Answer = Result<Option<Rc<Held>>, NoAnswer>;
+
+    struct Shard {
+        sessions: Sessions,
+        watch: Watch,
+        scope: Arc<Scope>,
+        _desk: Desk<Ask, Found>,
+        _inbox: Inbox<Answered<Found>>,
+    }
+
+    impl Shard {
+        fn new() -> Self {
+            let (mailbox, desk) = mailbox(8);
+            let (inbox, outlet): (_, Outlet<Answered<Found>>) =
+                inbox(Wake::socketpair().expect("a pair"), 8);
+            Self {
+                sessions: Sessions::new(Line::new(mailbox, Arc::new(outlet), 8), 100, 10_000),
+                watch: Watch::new(),
+                scope: Arc::new(Scope::of_organisation("org")),
+                _desk: desk,
+                _inbox: inbox,
+            }
+        }
+
+        /// What a question gets that nobody answers.
+        fn ask_in_vain(&self) -> Answer {
+            let asked = self
+                .sessions
+                .find(&self.scope, "org", 0, self.watch.clock());
+            let mut answer = pin!(asked);
+            let mut cx = Context::from_waker(Waker::noop());
+            assert!(answer.as_mut().poll(&mut cx).is_pending());
+            // The next tick may come a moment after the question.
+            self.sessions.line().expire(TICK_MS);
+            assert!(answer.as_mut().poll(&mut cx).is_pending());
+            self.sessions.line().expire(2 * TICK_MS);
+            match answer.as_mut().poll(&mut cx) {
+                Poll::Ready(answer) => answer,
+                Poll::Pending => panic!("it waits longer than its deadline"),
+            }
+        }
+
+        fn keep(&self, fresh_until_ms: u64) -> Arc<Access> {
+            let cells = Cells::new(limit::Settings::default()).0;
+            let session = Session::default();
+            let access = Arc::new(Access::new(
+                "org".to_owned(),
+                "org".to_owned(),
+                Arc::new(session.clone()),
+                &self.scope,
+                Box::default(),
+                Limits::of(&session, &self.scope, "org", &cells),
+                Instant::now(),
+            ));
+            let held = Rc::new(Held {
+                access: Arc::clone(&access),
+                fresh_until_ms,
+            });
+            self.sessions.keep(&self.scope, b"org", held, 0);
+            access
+        }
+    }
 
     #[test]
     fn a_question_has_its_whole_time_whenever_it_is_asked() {
-        let (mailbox, _desk) = mailbox(8);
-        let (_inbox, outlet): (_, Outlet<Answered<Found>>) =
-            inbox(Wake::socketpair().expect("a pair"), 8);
-        let sessions = Sessions::new(Line::new(mailbox, Arc::new(outlet), 8), 100, 10_000);
-        let watch = Watch::new();
-        let scope = Arc::new(Scope::of_organisation("org"));
-        let mut answer = pin!(sessions.find(&scope, "org", 0, watch.clock()));
-        let mut cx = Context::from_waker(Waker::noop());
-        assert!(answer.as_mut().poll(&mut cx).is_pending());
-        // The next tick may come a moment after the question.
-        sessions.line().expire(TICK_MS);
-        assert!(answer.as_mut().poll(&mut cx).is_pending());
-        sessions.line().expire(2 * TICK_MS);
-        let Poll::Ready(answer) = answer.as_mut().poll(&mut cx) else {
-            panic!("it waits longer than its deadline");
-        };
-        assert_eq!(answer.err(), Some(NoAnswer::TimedOut));
+        let shard = Shard::new();
+        assert_eq!(shard.ask_in_vain().err(), Some(NoAnswer::TimedOut));
+    }
+
+    #[test]
+    fn a_session_that_may_have_changed_counts_while_nobody_can_say() {
+        let shard = Shard::new();
+        let at_hand = || shard.sessions.at_hand(&shard.scope, b"org", 0).is_some();
+        let access = shard.keep(5_000);
+        assert!(at_hand());
+        access.set_doubtful();
+        assert!(!at_hand(), "it is asked for");
+        assert!(shard.ask_in_vain().is_ok_and(|held| held.is_some()));
+        access.set_changed();
+        assert!(shard.ask_in_vain().is_err());
+        shard.keep(0).set_doubtful();
+        assert!(shard.ask_in_vain().is_err(), "its time is over");
     }
 }

@@ -51,6 +51,10 @@ impl Liveness {
             let outcome = match tokio::time::timeout(patience, store.probe()).await {
                 // Handed over under our hands.
                 Ok(Err(StoreError::Closed)) => continue,
+                Ok(Ok(())) if owner.pulse().is_away() => Err(StoreError::Away(format!(
+                    "{}: answers too late for requests",
+                    store.name()
+                ))),
                 Ok(outcome) => outcome,
                 Err(_) => Err(StoreError::Away(format!(
                     "{}: no answer within {} s",
@@ -126,6 +130,40 @@ mod tests {
             let _ = tokio::time::timeout(Duration::from_millis(1_100), running).await;
             let last = liveness.last().unwrap();
             assert!(matches!(&last.outcome, Err(StoreError::Away(why)) if why.contains("1 s")));
+        });
+    }
+
+    #[test]
+    fn a_store_that_is_too_slow_for_requests_is_no_healthy_one() {
+        paused(async {
+            let stub = Stub::new();
+            let owner = stub.owner();
+            owner.acquire().await.unwrap();
+            stub.delay(Duration::from_millis(300));
+            let patience = crate::storage::REQUEST_PATIENCE;
+            for _ in 0..3 {
+                assert!(
+                    owner
+                        .store_within(patience)
+                        .unwrap()
+                        .get("a")
+                        .await
+                        .is_err()
+                );
+            }
+            let liveness = Liveness::default();
+            let run = async || {
+                let running = liveness.run(&owner, Duration::from_secs(1), || {});
+                let _ = tokio::time::timeout(Duration::from_secs(2), running).await;
+            };
+            run().await;
+            let last = liveness.last().unwrap();
+            assert!(
+                matches!(&last.outcome, Err(StoreError::Away(why)) if why.contains("too late"))
+            );
+            stub.delay(Duration::ZERO);
+            run().await;
+            assert_eq!(liveness.last().unwrap().outcome, Ok(()));
         });
     }
 

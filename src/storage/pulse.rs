@@ -8,14 +8,13 @@ use std::{
     time::Duration,
 };
 
-use crate::storage::{Store, StoreError};
+use crate::storage::{REQUEST_PATIENCE, Store, StoreError, keys};
 
 /// Questions without an answer, one after the other, that make a store count as away.
 const MISSES_MAX: u32 = 3;
 
-/// Between probes of a store that is away, and for each of them.
+/// Between probes of a store that is away.
 const PROBE_EVERY: Duration = Duration::from_millis(250);
-const PROBE_MAX: Duration = Duration::from_secs(1);
 
 /// What is known about the store's life. Away means that questions fail at once instead of waiting,
 /// until a probe has succeeded.
@@ -71,9 +70,11 @@ impl Pulse {
         );
         loop {
             tokio::time::sleep(PROBE_EVERY).await;
-            match tokio::time::timeout(PROBE_MAX, store.probe()).await {
-                // A probe is a write. What refuses it answers, so it may be read from.
-                Ok(Ok(()) | Err(StoreError::Refused(_))) => break,
+            // As requests ask, and as long as they wait: what comes later is no use to them. A read,
+            // since a store that takes no writes can be read from.
+            let asking = store.get(keys::LIVENESS_PROBE);
+            match tokio::time::timeout(REQUEST_PATIENCE, asking).await {
+                Ok(Ok(_)) => break,
                 // Not ours any more; the next owner begins anew.
                 Ok(Err(StoreError::Closed)) => break,
                 Ok(Err(_)) | Err(_) => {}

@@ -21,6 +21,7 @@ struct Inner {
     is_hanging: AtomicBool,
     failure: Mutex<Option<String>>,
     refusal: Mutex<Option<String>>,
+    delay: Mutex<Duration>,
     values: Mutex<BTreeMap<String, Vec<u8>>>,
 }
 
@@ -58,6 +59,11 @@ impl Stub {
         *self.0.refusal.lock().unwrap() = Some(why.to_owned());
     }
 
+    /// Answers come so much later.
+    pub(crate) fn delay(&self, delay: Duration) {
+        *self.0.delay.lock().unwrap() = delay;
+    }
+
     pub(crate) fn hang(&self) {
         self.0.is_hanging.store(true, SeqCst);
     }
@@ -89,6 +95,10 @@ impl Stub {
         Box::pin(async move {
             if self.0.is_hanging.load(SeqCst) {
                 std::future::pending::<()>().await;
+            }
+            let delay = *self.0.delay.lock().unwrap();
+            if !delay.is_zero() {
+                tokio::time::sleep(delay).await;
             }
             match self.0.failure.lock().unwrap().clone() {
                 Some(why) => Err(StoreError::Away(why)),

@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use crate::storage::{
-    Add, Counter, Eval, ListLimit, Pulse, PushOutcome, Replace, ScriptReply, Scripts, Store,
-    StoreError, Subscription, Ttl, Waiting, WriteOp,
+    Add, Counter, Eval, ListLimit, Pulse, PushOutcome, REQUEST_PATIENCE, Replace, ScriptReply,
+    Scripts, Store, StoreError, Subscription, Ttl, Waiting, WriteOp,
 };
 
 /// A refusal that took so long was no answer.
@@ -158,8 +158,12 @@ impl Store for Watched {
     fn probe(&self) -> Waiting<'_, ()> {
         let probing = self.inner.probe();
         Box::pin(async move {
+            let began = Instant::now();
             probing.await?;
-            self.pulse.answered();
+            // What comes later than requests wait for is no sign of life for them.
+            if began.elapsed() < REQUEST_PATIENCE {
+                self.pulse.answered();
+            }
             Ok(())
         })
     }
@@ -243,6 +247,26 @@ mod tests {
                 }
                 stub.heal();
             }
+            assert!(!owner.pulse().is_away());
+        });
+    }
+
+    #[test]
+    fn a_store_that_answers_too_late_for_requests_stays_away() {
+        paused(async {
+            let stub = Stub::new();
+            let owner = stub.owner();
+            owner.acquire().await.unwrap();
+            stub.delay(Duration::from_millis(500));
+            for _ in 0..3 {
+                assert!(owner.store_within(HOT).unwrap().get("a").await.is_err());
+            }
+            for _ in 0..20 {
+                assert_eq!(owner.store().unwrap().probe().await, Ok(()));
+                assert!(owner.pulse().is_away());
+            }
+            stub.delay(Duration::from_millis(50));
+            tokio::time::sleep(Duration::from_secs(1)).await;
             assert!(!owner.pulse().is_away());
         });
     }

@@ -36,6 +36,9 @@ pub struct Plan {
     /// Milliseconds that a busy machine may add to a deadline.
     #[arg(long, default_value_t = 50)]
     pub slack_ms: u64,
+    /// The API goes on with cached keys while the store is away, beyond their time (D1, D2).
+    #[arg(long)]
+    pub stale: bool,
     /// Sessions in the store (D6 million).
     #[arg(long, default_value_t = 1_000_000)]
     pub sessions: u32,

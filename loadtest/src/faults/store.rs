@@ -35,6 +35,8 @@ const BEFORE_S: f64 = 2.5;
 const AFTER_S: f64 = 3.5;
 /// What a request may wait for a session that is not cached.
 const SESSION_DEADLINE_MS: u64 = 100;
+/// How long a session counts without being read again, as in Tyk, less what passes until the traffic begins.
+const CACHED: Duration = Duration::from_millis(9_000);
 /// What it may take until unknown keys are asked from the store again.
 const RECOVERY: Duration = Duration::from_secs(1);
 /// What the master's end may take: noticed after one second, elected, told, connected.
@@ -62,11 +64,15 @@ pub fn run(plan: &Plan, part: Part, bench: &Bench) -> io::Result<bool> {
     let seconds = plan.seconds.unwrap_or(usual);
     let store = Store::Redis(faulty.proxy.address);
     let mut conf = json!({
-        // Longer than a run: what is cached stays cached.
-        "local_session_cache": {"cached_session_timeout": 120},
         // Nanoseconds, as in Go: what /hello says is at most a second old.
         "liveness_check": {"check_duration": 1_000_000_000},
     });
+    if plan.stale {
+        crate::peer::merge(
+            &mut conf,
+            &json!({"penstock": {"when_store_is_away": {"*": "stale"}}}),
+        );
+    }
     crate::peer::merge(&mut conf, &faulty.conf);
     let apis = [site::keyed_api(), json!({"use_keyless": true})];
     let site = Site::start(bench, 1, &conf, &apis, &store)?;
@@ -179,7 +185,7 @@ fn act(
     let connections = faulty.proxy.accepted();
     // Some faults take a moment to bring about.
     let from = clock.elapsed();
-    faulty.begin(part)?;
+    faulty.begin(part, seconds)?;
     let end = clock.elapsed() + Duration::from_secs_f64(seconds);
     write_until(&mut writes, end.saturating_sub(Duration::from_millis(200)));
     let hello_during = store_status(site);
@@ -321,14 +327,35 @@ fn judge(plan: &Plan, part: Part, acted: &Acted, seen: &[Seen], checks: &mut Che
     let calm = stretch(seen, Class::Keyless, Duration::ZERO, from);
     let slack = plan.slack_ms as f64;
     let noise = keyless.wait_ms(0.999) + slack;
-    for class in [Class::Keyless, Class::Known] {
-        let whole = stretch(seen, class, Duration::ZERO, all);
-        let wrong = whole.others_than(&["200"]);
+    let keyless_wrong = stretch(seen, Class::Keyless, Duration::ZERO, all).others_than(&["200"]);
+    checks.check(
+        keyless_wrong == 0,
+        format!("Keyless: {keyless_wrong} answers other than 200 all along"),
+    );
+    // What is cached goes on for its time; then it is as good as unknown, unless the API goes on with it.
+    let outlives = is_write_only(part) || plan.stale || settled <= CACHED;
+    let stretches: &[(Duration, Duration)] = match outlives {
+        true => &[(Duration::ZERO, all)],
+        false => &[(Duration::ZERO, from.max(CACHED)), (settled, all)],
+    };
+    for (begin, end) in stretches {
+        let known = stretch(seen, Class::Known, *begin, *end);
         checks.check(
-            wrong == 0,
-            format!("{class:?}: {wrong} answers other than 200 all along"),
+            known.others_than(&["200"]) == 0,
+            format!(
+                "Known: {:?} while cached, or the store there",
+                known.statuses
+            ),
         );
     }
+    let known = stretch(seen, Class::Known, Duration::ZERO, all);
+    checks.check(
+        known.others_than(&["200", "503"]) == 0 && known.without_retry_after == 0,
+        format!(
+            "Known: {:?} in all, 503 without Retry-After: {}",
+            known.statuses, known.without_retry_after
+        ),
+    );
     let (p50, limit) = (keyless.wait_ms(0.5), calm.wait_ms(0.5) + slack);
     checks.check(
         p50 <= limit,
@@ -341,7 +368,9 @@ fn judge(plan: &Plan, part: Part, acted: &Acted, seen: &[Seen], checks: &mut Che
         known <= limit,
         format!("Known: p99.9 {known:.1} ms during the fault, at most {limit:.1}"),
     );
-    let before = stretch(seen, Class::Unknown, Duration::ZERO, from);
+    // What is under way when the fault begins may be caught by it.
+    let untouched = from.saturating_sub(Duration::from_millis(2 * SESSION_DEADLINE_MS));
+    let before = stretch(seen, Class::Unknown, Duration::ZERO, untouched);
     checks.check(
         before.others_than(&["403"]) == 0,
         format!("unknown keys before: {:?}", before.statuses),
@@ -524,7 +553,7 @@ impl Faulty {
         }
     }
 
-    fn begin(&mut self, part: Part) -> io::Result<()> {
+    fn begin(&mut self, part: Part, seconds: f64) -> io::Result<()> {
         let config = |server: &Server, name: &str, value: &str| {
             server
                 .connect()?
@@ -586,10 +615,11 @@ impl Faulty {
                 }
                 redis.call(&["SAVE"])?;
                 self.server.kill()?;
-                // 20,000 keys × 150 µs; `end` cuts it short.
+                // 20,000 keys, a third longer than the fault; `end` cuts it short.
+                let delay_us = (seconds * 1.33 * 1e6 / 20_000.0).max(150.0) as u64;
                 self.server.revive(&[
                     "--key-load-delay",
-                    "150",
+                    &delay_us.to_string(),
                     "--loading-process-events-interval-bytes",
                     "1024",
                 ])
@@ -852,6 +882,7 @@ mod tests {
             rate: None,
             slack_ms: 50,
             sessions: 0,
+            stale: false,
         };
         let (mut seen, mut acted) = (good(), acted());
         change(&mut seen, &mut acted);
