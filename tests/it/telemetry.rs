@@ -358,7 +358,7 @@ impl Sink {
         let heard = Arc::new(Mutex::new(String::new()));
         let ears = Arc::clone(&heard);
         thread::spawn(move || {
-            let mut buf = [0; 65_536];
+            let mut buf = vec![0; 65_536];
             while let Ok(length) = socket.recv(&mut buf) {
                 let text = String::from_utf8_lossy(&buf[..length]);
                 ears.lock().expect("no holder panics").push_str(&text);
