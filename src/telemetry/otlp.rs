@@ -285,7 +285,7 @@ fn texts<'a>(out: &mut Vec<u8>, field: u32, key: &str, values: impl Iterator<Ite
 /// it is zero.
 fn any(out: &mut Vec<u8>, field: u32, key: &str, write: impl FnOnce(&mut Vec<u8>)) {
     message(out, field, |out| {
-        text(out, 1, key.as_bytes());
+        bytes(out, 1, key.as_bytes());
         message(out, 2, write);
     });
 }
