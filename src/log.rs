@@ -98,6 +98,23 @@ pub fn start(level: Level, form: Form, hooks: Vec<(Form, Hook)>) {
         .try_init();
 }
 
+/// Somewhere else for log lines to go, whatever the level of the process: an object per line. Counts
+/// where it is made the default of a thread.
+#[must_use]
+pub fn capture(hook: Hook) -> tracing::Dispatch {
+    let targets = Targets::new()
+        .with_default(Level::WARN)
+        .with_target("penstock", Level::DEBUG);
+    let lines = tracing_subscriber::fmt::layer()
+        .event_format(Lines(Form::Json))
+        .with_ansi(false)
+        .with_writer(Hooked(hook));
+    tracing_subscriber::registry()
+        .with(targets)
+        .with(lines)
+        .into()
+}
+
 struct Hooked(Hook);
 
 /// Passes a line on to a hook. A line comes in one piece.

@@ -5,7 +5,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU8, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -30,6 +30,8 @@ pub struct Scope {
     /// Which limits apply.
     pub limits_rate: bool,
     pub limits_quota: bool,
+    /// `session_lifetime` and `session_lifetime_respects_key_expiration` of the API.
+    pub lifetime: (i64, bool),
 }
 
 /// Whose sessions a scope is about.
@@ -51,6 +53,7 @@ impl Scope {
             org_id: org_id.to_owned(),
             limits_rate: true,
             limits_quota: true,
+            lifetime: (0, false),
         }
     }
 
@@ -60,6 +63,10 @@ impl Scope {
         Self {
             limits_rate: !api.disable_rate_limit,
             limits_quota: !api.disable_quota,
+            lifetime: (
+                api.session_lifetime,
+                api.session_lifetime_respects_key_expiration,
+            ),
             ..Self::new(Kind::Key, &api.api_id, &api.org_id)
         }
     }
@@ -92,9 +99,19 @@ pub struct Access {
     pub limits: Limits,
     /// What records of the key have in common.
     pub identity: Identity,
+    /// Records of the key have requests and answers whole.
+    pub is_detailed: bool,
     loaded: Instant,
-    is_stale: AtomicBool,
+    /// Grows only.
+    standing: AtomicU8,
 }
+
+/// Nothing is known against it.
+const GOOD: u8 = 0;
+/// A change of it may have been missed.
+const DOUBTFUL: u8 = 1;
+/// Something that it was made from has changed.
+const CHANGED: u8 = 2;
 
 /// Tags in Tyk's order (`getSessionTags`).
 fn identity(session: &Session, key_name: &str) -> Identity {
@@ -135,7 +152,9 @@ impl Access {
             || rights.is_empty()
             || rights.get(&scope.api_id).is_some();
         let identity = identity(&session, &key_name);
+        let is_detailed = session.is_recorded_in_detail();
         Self {
+            is_detailed,
             is_admitted,
             key_id,
             key_name,
@@ -144,7 +163,7 @@ impl Access {
             limits,
             identity,
             loaded,
-            is_stale: AtomicBool::new(false),
+            standing: AtomicU8::new(GOOD),
         }
     }
 
@@ -165,13 +184,26 @@ impl Access {
     }
 
     /// Something that it was made from has changed: the next request reads it anew.
-    pub fn set_stale(&self) {
-        self.is_stale.store(true, Ordering::Release);
+    pub fn set_changed(&self) {
+        self.standing.fetch_max(CHANGED, Ordering::Release);
     }
 
+    /// Something that it was made from may have changed: the next request reads it anew if the store
+    /// answers.
+    pub fn set_doubtful(&self) {
+        self.standing.fetch_max(DOUBTFUL, Ordering::Release);
+    }
+
+    /// The next request asks for it.
     #[must_use]
     pub fn is_stale(&self) -> bool {
-        self.is_stale.load(Ordering::Acquire)
+        self.standing.load(Ordering::Acquire) != GOOD
+    }
+
+    /// It must not be used any more, whether the store answers or not.
+    #[must_use]
+    pub fn is_changed(&self) -> bool {
+        self.standing.load(Ordering::Acquire) == CHANGED
     }
 
     /// Whether the key's time is over (Tyk: `SessionExpired`).

@@ -330,21 +330,6 @@ impl Config {
                 "/tracing",
                 "OpenTracing (deprecated in Tyk; opentelemetry is there)",
             ),
-            (
-                !self.analytics_config.enable_detailed_recording,
-                "/analytics_config/enable_detailed_recording",
-                "records of whole requests",
-            ),
-            (
-                !self.enforce_org_data_age,
-                "/enforce_org_data_age",
-                "the age of records by organisation",
-            ),
-            (
-                !self.enforce_org_data_detail_logging,
-                "/enforce_org_data_detail_logging",
-                "records of whole requests by organisation",
-            ),
             (!self.enable_jsvm, "/enable_jsvm", "JavaScript"),
             (
                 !self.coprocess_options.enable_coprocess,

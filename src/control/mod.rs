@@ -14,6 +14,7 @@
 
 mod apis;
 mod cache;
+mod debug;
 mod health;
 mod keys;
 mod oas;
@@ -26,7 +27,7 @@ mod versions;
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use axum::{
-    Router,
+    Extension, Router,
     body::{Body, Bytes},
     extract::{DefaultBodyLimit, Path, Query, State},
     http::{HeaderValue, Method, Request, StatusCode, Uri, header},
@@ -36,6 +37,8 @@ use axum::{
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 use tower::ServiceExt as _;
+
+pub use debug::{Debugger, End, Outcome};
 
 use crate::{
     auth::keyspace::Keyspace,
@@ -117,6 +120,7 @@ pub struct Setup<'a> {
     pub registry: Arc<Registry>,
     pub keyspace: Arc<Keyspace>,
     pub policies: Arc<policy::Current>,
+    pub debugger: Arc<dyn Debugger>,
     /// `None` without `health_check.enable_health_checks`.
     pub health: Option<Arc<Window>>,
     pub statsd: Option<StatsD>,
@@ -144,6 +148,7 @@ struct Parts {
     keys: keys::Keys,
     keyspace: Arc<Keyspace>,
     policies: Arc<policy::Current>,
+    debugger: Arc<dyn Debugger>,
     policy_files: Folder,
     /// `suppress_default_org_store`
     suppresses_default_org: bool,
@@ -173,6 +178,7 @@ impl Control {
             ),
             keyspace: setup.keyspace,
             policies: setup.policies,
+            debugger: setup.debugger,
             policy_files: Folder::new(policy_dir(config)),
             suppresses_default_org: config.suppress_default_org_store,
             health: setup.health,
@@ -299,6 +305,7 @@ impl Parts {
         };
         let method = Method::from_bytes(method.as_bytes()).ok()?;
         let mut request = Request::new(Body::from(call.body));
+        request.extensions_mut().insert(Peer(call.peer));
         *request.method_mut() = method;
         *request.uri_mut() = target;
         Some(request)
@@ -412,6 +419,16 @@ fn routes(paths: &Paths) -> Router<Arc<Parts>> {
                 health::api_health(window, &*parts.gateway, &parts.registry, &asked).map(json)
             }),
         )
+        .route(
+            "/tyk/debug",
+            post(
+                async |State(parts): Shared,
+                       Extension(Peer(peer)): Extension<Peer>,
+                       body: Bytes| {
+                    debug::debug(&*parts.debugger, &body, peer).await
+                },
+            ),
+        )
         .route("/tyk/cache/{id}", delete(async || cache::invalidate()))
         .merge(key_routes())
         .merge(org_routes())
@@ -423,6 +440,10 @@ fn routes(paths: &Paths) -> Router<Arc<Parts>> {
         // The limit is kept before a call gets here.
         .layer(DefaultBodyLimit::disable())
 }
+
+/// Where a call came from.
+#[derive(Clone, Copy)]
+struct Peer(SocketAddr);
 
 type Shared = State<Arc<Parts>>;
 type Asked = Query<Vec<(String, String)>>;

@@ -20,12 +20,13 @@ use crate::{
     net::{
         buffers::Buffers,
         io::Stream,
-        watch::{Deadline, Watch},
+        watch::{Deadline, Watch, process_us},
     },
     telemetry::{Step, Trace, Tracer},
 };
 
 pub mod body;
+pub mod detail;
 pub mod limits;
 pub mod path_set;
 pub mod sessions;
@@ -163,6 +164,8 @@ pub struct Ctx {
     pub access: Option<Rc<sessions::Held>>,
     /// Authentication let the request pass without a session, because the store is away.
     pub is_let_in: bool,
+    /// When a question to the store was asked in vain: the next one has what is left of its time.
+    pub store_asked_us: Option<u64>,
     /// How far it came, for counters and records.
     pub course: Course,
     /// What goes upstream otherwise than it came.
@@ -195,6 +198,31 @@ pub struct Course {
     pub upstream_path: Vec<u8>,
     /// The authority of the target, where that is not the first and a record or spans are wanted.
     pub target: Option<Vec<u8>>,
+    /// What the endpoint says about the record.
+    pub tracking: Tracking,
+    /// What the organisation says about it.
+    pub organisation: OfOrganisation,
+    /// What passes, where the record is to have it whole.
+    pub detail: Option<Box<detail::Detail>>,
+}
+
+/// What becomes of a request's record because of its endpoint.
+#[derive(Debug, Default)]
+pub enum Tracking {
+    #[default]
+    Plain,
+    /// The pattern stands for the path.
+    Pattern(Arc<[u8]>),
+    /// There is none.
+    Off,
+}
+
+/// What an organisation decides about records; `None`: what the API or `tyk.conf` says.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct OfOrganisation {
+    /// Seconds.
+    pub expire_after_s: Option<i64>,
+    pub is_detailed: Option<bool>,
 }
 
 /// Changes of a request on its way upstream.
@@ -250,6 +278,12 @@ impl Ctx {
         }
     }
 
+    /// From when on this request waits for the store.
+    #[must_use]
+    pub fn store_asked_us(&self) -> u64 {
+        self.store_asked_us.unwrap_or_else(process_us)
+    }
+
     /// For changing what goes upstream.
     pub fn edits(&mut self) -> &mut Edits {
         self.edits.get_or_insert_default()
@@ -286,6 +320,7 @@ impl Ctx {
         self.quota = [0; 3];
         self.access = None;
         self.is_let_in = false;
+        self.store_asked_us = None;
         self.edits = None;
         self.course = Course::default();
         self.trace = None;

@@ -88,10 +88,11 @@ impl Sessions {
     pub fn left_over(&self, scope: &Scope, token: &[u8]) -> Option<Rc<Held>> {
         let kept = self.kept.borrow();
         let held = kept.by_scope.get(&scope.id())?.get(token)?;
-        (!held.is_stale()).then(|| Rc::clone(held))
+        (!held.is_changed()).then(|| Rc::clone(held))
     }
 
-    /// The session of a key, asked for. `Ok(None)`: there is none, or none that counts.
+    /// The session of a key, asked for. `Ok(None)`: there is none, or none that counts. The time to
+    /// answer runs from `asked_us`, by [`process_us`](crate::net::watch::process_us).
     ///
     /// # Errors
     /// [`NoAnswer`] when the store's thread is overloaded or gone, the deadline passed, or the store
@@ -100,14 +101,17 @@ impl Sessions {
         &self,
         scope: &Arc<Scope>,
         token: &str,
+        asked_us: u64,
         clock: &Clock,
     ) -> Result<Option<Rc<Held>>, NoAnswer> {
         let ask = Ask {
             scope: Arc::clone(scope),
             token: token.to_owned(),
+            asked_us,
         };
-        // The clock is behind by up to a tick: without it, a question that is asked just before the
-        // next tick would have no time at all.
+        // The other side answers by itself in time, exactly. Here is seen to it when that side has
+        // no time, by a clock that is behind by up to a tick: without it, a question that is asked
+        // just before the next tick would have no time at all.
         let deadline_ms = clock.now_ms() + self.deadline_ms + TICK_MS;
         let found = self.line.ask(ask, deadline_ms).await?;
         let Some(access) = found.map_err(|_| NoAnswer::Gone)? else {
@@ -146,7 +150,7 @@ impl Sessions {
         let keep_ms = self.fresh_ms * 6;
         let mut count = 0;
         kept.by_scope.retain(|_, tokens| {
-            tokens.retain(|_, held| !held.is_stale() && held.fresh_until_ms + keep_ms > now_ms);
+            tokens.retain(|_, held| !held.is_changed() && held.fresh_until_ms + keep_ms > now_ms);
             count += tokens.len();
             !tokens.is_empty()
         });
@@ -205,7 +209,7 @@ mod tests {
         let sessions = Sessions::new(Line::new(mailbox, Arc::new(outlet), 8), 100, 10_000);
         let watch = Watch::new();
         let scope = Arc::new(Scope::of_organisation("org"));
-        let mut answer = pin!(sessions.find(&scope, "org", watch.clock()));
+        let mut answer = pin!(sessions.find(&scope, "org", 0, watch.clock()));
         let mut cx = Context::from_waker(Waker::noop());
         assert!(answer.as_mut().poll(&mut cx).is_pending());
         // The next tick may come a moment after the question.

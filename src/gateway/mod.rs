@@ -5,6 +5,7 @@
 pub mod account;
 pub mod chain;
 pub mod compile;
+pub mod detail;
 pub mod error_response;
 pub mod folder;
 pub mod listen_path;

@@ -16,6 +16,7 @@ use crate::{
     gateway::{
         account,
         chain::Step,
+        detail,
         router::RouteKind,
         snapshot::{ErrorResponses, Mount, PortKey, Published, Slot, Snapshot},
         spec::Destination,
@@ -128,6 +129,7 @@ pub async fn exchange(worker: &Worker, port: PortKey, client: &Client, cx: &mut 
     if outcome.is_err() {
         trace::step_breaks(cx);
     }
+    detail::begin(mount, cx);
     let served = match outcome {
         Ok(Verdict::Next) if cx.head.upgrade.is_some() => {
             // A tunnel may last for days: it keeps its own API and not the whole snapshot.
@@ -336,7 +338,16 @@ async fn chain(
                 step.apply(cx);
                 Verdict::Next
             }
-            Step::OrganizationMonitor(step) => step.check(local).await,
+            Step::OrganizationRecords(step) => {
+                step.apply(local, cx).await;
+                Verdict::Next
+            }
+            Step::OrganizationMonitor(step) => step.check(local, cx).await,
+            Step::TrackEndpoints(step) => {
+                let path = mount.listen_path.strip(cx.path()).into_owned();
+                step.apply(&path, cx);
+                Verdict::Next
+            }
             Step::RateLimitAndQuota => rate_limit_and_quota::check(local, client, cx).await,
             Step::RateLimitForApi(step) => step.check(local).await,
             Step::KeyExpired => key_expired::check(local, cx),
@@ -356,6 +367,9 @@ async fn chain(
                 Verdict::Next
             }
         };
+        if tracing::enabled!(tracing::Level::DEBUG) {
+            tell_step(step, &verdict);
+        }
         if is_timed {
             trace::step_ends(cx, &verdict);
         }
@@ -364,6 +378,20 @@ async fn chain(
         }
     }
     Ok(Verdict::Next)
+}
+
+/// As Tyk tells at this level which step a request came to.
+#[cold]
+fn tell_step(step: &Step, verdict: &Verdict) {
+    let mw = step.name();
+    match verdict {
+        Verdict::Next => tracing::debug!(mw, code = 200, "Finished"),
+        Verdict::Respond(reply) => tracing::debug!(mw, code = reply.status, "Finished"),
+        Verdict::Reject(reject) => {
+            let (code, _, err) = reject.parts();
+            tracing::debug!(mw, code, err, "Finished");
+        }
+    }
 }
 
 /// Reads the content whole, once, up to the limit for steps.
@@ -551,6 +579,9 @@ fn error_reply(
 /// Sends an answer of the gateway's own.
 pub async fn respond(local: &Local, client: &Client, cx: &mut Ctx, reply: Reply) -> Served {
     local.metrics.response(reply.status);
+    if let Some(kept) = &cx.course.detail {
+        detail::replied(kept, &reply, reason(reply.status));
+    }
     let unread = cx.content.is_none() && !skip_content(local, cx);
     let more_behind = cx.consumed < cx.inb.len() || !client.overread.borrow().is_empty();
     let close =

@@ -139,7 +139,7 @@ impl Member {
                     Event::Reconnected => {
                         // What was said meanwhile was missed.
                         if std::mem::replace(&mut was_connected, true) {
-                            self.directory.all_changed();
+                            self.directory.all_doubtful();
                         }
                     }
                     Event::Message(text) => self.hear(&text, &fleet),
@@ -165,6 +165,7 @@ impl Member {
                 let names = message
                     .payload
                     .split(',')
+                    .filter(|name| !name.ends_with(keyspace::QUOTA_ONLY))
                     .map(|name| name.split(':').next().unwrap_or_default());
                 self.directory.changed(names);
             }
@@ -195,6 +196,12 @@ impl Member {
 pub struct Herald(pub Arc<Member>);
 
 impl Herald {
+    /// Quotas in stored sessions are new: for gateways that read them there. `names` as they are
+    /// sent.
+    pub fn key_quotas_changed(&self, names: String) {
+        self.tell(command::KEY_SPACE_UPDATE, names);
+    }
+
     fn tell(&self, command: &'static str, payload: String) {
         let member = Arc::clone(&self.0);
         tokio::spawn(async move { member.tell(command, &payload).await });

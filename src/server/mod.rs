@@ -1,6 +1,7 @@
 //! The process: start, signals, upgrade.
 
 pub mod boot;
+pub mod debug;
 pub mod fleet;
 pub mod last_writes;
 pub mod notify;

@@ -228,6 +228,10 @@ fn take(shard: &Rc<Shard>, item: Item) {
             }
         }
         Item::Job(Job::StopAccepting { key, stopped }) => accept::stop(shard, key, stopped),
+        Item::Job(Job::Debug(debug)) => {
+            let open = conn::Open::new(&local.metrics);
+            conn::spawn(conn::debug(open, Rc::clone(local), *debug));
+        }
         Item::Job(Job::Drain) => {
             local.draining.set(true);
             shard.worker.pools.clear();

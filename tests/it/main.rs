@@ -14,6 +14,7 @@
 mod auth_key;
 mod cli;
 mod conformance;
+mod debug;
 mod dns;
 mod documents;
 mod features;
@@ -28,6 +29,7 @@ mod proxying;
 mod readme;
 mod records;
 mod reload;
+mod start;
 mod storage;
 mod storage_crash;
 mod storage_faults;
