@@ -3,6 +3,8 @@
 //! Fields that hold their zero value are left out, as every encoder of proto3 does; the functions
 //! named after a wire type alone ([`varint`], [`tag`]) write whatever they are given.
 
+use std::borrow::Cow;
+
 const VARINT: u32 = 0;
 const FIXED64: u32 = 1;
 const LENGTH: u32 = 2;
@@ -51,12 +53,20 @@ pub fn bytes(out: &mut Vec<u8>, field: u32, value: &[u8]) {
 
 /// `string`. What is no UTF-8 becomes U+FFFD: a decoder would refuse the message.
 pub fn text(out: &mut Vec<u8>, field: u32, value: &[u8]) {
-    bytes(out, field, String::from_utf8_lossy(value).as_bytes());
+    bytes(out, field, readable(value).as_bytes());
 }
 
 /// An element of a repeated `string`, or one inside a `oneof` or map entry: written empty too.
 pub fn element(out: &mut Vec<u8>, field: u32, value: &[u8]) {
-    whole(out, field, String::from_utf8_lossy(value).as_bytes());
+    whole(out, field, readable(value).as_bytes());
+}
+
+/// Asks first, because what asks is far faster than what repairs.
+fn readable(value: &[u8]) -> Cow<'_, str> {
+    match std::str::from_utf8(value) {
+        Ok(text) => Cow::Borrowed(text),
+        Err(_) => String::from_utf8_lossy(value),
+    }
 }
 
 /// A message that has been written already, empty or not.

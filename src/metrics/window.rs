@@ -21,10 +21,12 @@ use crate::metrics::{ApiSums, Refusal};
 #[derive(Debug)]
 pub struct Window {
     span_s: u64,
-    /// By API id; each with the time from which on its sums held. The first is what held when the
-    /// window began, or later.
-    apis: Mutex<HashMap<Box<str>, VecDeque<(u64, ApiSums)>>>,
+    apis: Mutex<Apis>,
 }
+
+/// By API id: sums with the time from which on they held. The first are what held when the window
+/// began, or later.
+type Apis = HashMap<Box<str>, VecDeque<(u64, ApiSums)>>;
 
 /// What happened per second, rounded down to hundredths as in Tyk.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -97,7 +99,7 @@ impl Window {
         now_ms.saturating_sub(self.span_s.saturating_mul(1000))
     }
 
-    fn apis(&self) -> MutexGuard<'_, HashMap<Box<str>, VecDeque<(u64, ApiSums)>>> {
+    fn apis(&self) -> MutexGuard<'_, Apis> {
         self.apis.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

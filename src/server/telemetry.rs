@@ -47,7 +47,7 @@ pub fn export(
         .iter()
         .map(|shard| Tracer::new(tracing, RING_BYTES, Arc::clone(shard)))
         .unzip();
-    let resource = Resource::from_config(config, fleet::node_id(), &host());
+    let resource = Resource::from_config(config, fleet::node_id(), &host(), &process());
     let is_simple = config.opentelemetry.span_processor_type == "simple";
     let registry = Arc::clone(registry);
     let (exporter, hurry) = Exporter::new(rings, endpoint, resource, tracing, is_simple, registry);
@@ -120,8 +120,49 @@ impl Ending {
     }
 }
 
+/// Where this process runs, and as what.
+fn process() -> Vec<(&'static str, String)> {
+    let mut found = Vec::new();
+    if let Ok(path) = std::env::current_exe() {
+        let name = path.file_name().unwrap_or_default();
+        found.push(("process.executable.name", name.display().to_string()));
+        found.push(("process.executable.path", path.display().to_string()));
+    }
+    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let container = groups.lines().find_map(container_id);
+    found.extend(container.map(|id| ("container.id", id.to_owned())));
+    found
+}
+
+/// The container that a line of `/proc/self/cgroup` names: hexadecimal digits at its end, between a
+/// dash and a dot where there are such.
+fn container_id(line: &str) -> Option<&str> {
+    let (_, last) = line.rsplit_once('/')?;
+    let last = last.rsplit_once('-').map_or(last, |(_, id)| id);
+    let id = last.split('.').next()?;
+    let is_id = id.len() >= 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_id.then_some(id)
+}
+
 /// This machine's name.
 pub fn host() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     name.trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn containers_are_found_where_their_runtimes_put_them() {
+        #[track_caller]
+        fn check(line: &str, expected: Option<&str>) {
+            assert_eq!(super::container_id(line), expected);
+        }
+        let id = "7e9ba5fb1a4e4d1b8c7a3d5f6e7d8c9b0a1b2c3d4e5f60718293a4b5c6d7e8f9";
+        check(&format!("12:pids:/docker/{id}"), Some(id));
+        check(&format!("0::/system.slice/docker-{id}.scope"), Some(id));
+        check("0::/user.slice/user-1000.slice", None);
+        check("0::/", None);
+        check("", None);
+    }
 }

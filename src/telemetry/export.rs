@@ -316,7 +316,7 @@ mod tests {
         let (exporter, hurry) = Exporter::new(
             vec![taken],
             endpoint(otel).unwrap(),
-            Resource::from_config(&config, "node", "host"),
+            Resource::from_config(&config, "node", "host", &[]),
             tracer.tracing(),
             false,
             Arc::clone(registry),

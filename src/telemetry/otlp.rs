@@ -15,9 +15,14 @@ use crate::{
 pub struct Resource(Box<[u8]>);
 
 impl Resource {
-    /// `node_id` names this process, `host` its machine.
+    /// `node_id` names this process, `host` its machine; `more` are further attributes.
     #[must_use]
-    pub fn from_config(config: &Config, node_id: &str, host: &str) -> Self {
+    pub fn from_config(
+        config: &Config,
+        node_id: &str,
+        host: &str,
+        more: &[(&str, String)],
+    ) -> Self {
         let segment = &config.db_app_conf_options;
         let name = match config.opentelemetry.resource_name.as_str() {
             "" => "tyk-gateway",
@@ -30,6 +35,9 @@ impl Resource {
         add("service.version", env!("CARGO_PKG_VERSION").as_bytes());
         add("tyk.gw.id", node_id.as_bytes());
         add("host.name", host.as_bytes());
+        for (key, value) in more {
+            add(key, value.as_bytes());
+        }
         boolean(&mut out, 1, "tyk.gw.dataplane", false);
         number(&mut out, 1, "process.pid", std::process::id().into());
         if segment.node_is_segmented {
@@ -277,7 +285,7 @@ fn texts<'a>(out: &mut Vec<u8>, field: u32, key: &str, values: impl Iterator<Ite
 /// it is zero.
 fn any(out: &mut Vec<u8>, field: u32, key: &str, write: impl FnOnce(&mut Vec<u8>)) {
     message(out, field, |out| {
-        text(out, 1, key.as_bytes());
+        bytes(out, 1, key.as_bytes());
         message(out, 2, write);
     });
 }
@@ -399,7 +407,8 @@ pub(super) mod tests {
         let mut rest = block.bytes();
         let told = Told::read(&mut rest).unwrap();
         spans.add(&told, block.party(0).unwrap(), shows_keys);
-        let resource = Resource::from_config(&config(""), "node", "host");
+        let more = [("container.id", "c1".to_owned())];
+        let resource = Resource::from_config(&config(""), "node", "host", &more);
         spans.request(&resource)
     }
 
@@ -453,6 +462,7 @@ pub(super) mod tests {
         let found = attributes(resource, 1);
         assert_eq!(found["service.name"], "tyk-gateway");
         assert_eq!(found["service.instance.id"], "node");
+        assert_eq!(found["container.id"], "c1");
         assert_eq!(found["tyk.gw.dataplane"], "false");
     }
 

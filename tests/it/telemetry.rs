@@ -4,10 +4,12 @@ use std::{
     collections::BTreeMap,
     io::{BufRead as _, BufReader},
     net::{TcpListener, UdpSocket},
+    path::Path,
     sync::{Arc, Mutex},
     thread,
 };
 
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use serde_json::{Value, json};
 
 use crate::harness::{
@@ -178,6 +180,40 @@ fn spans_go_by_http_and_traces_by_b3_where_that_is_asked_for() {
         collector.spans().iter().all(|span| span.kind != 1),
         "steps are spans only with detailed_tracing"
     );
+}
+
+#[test]
+fn spans_go_over_tls_to_whom_its_certificate_names() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conformance/fixtures");
+    let certificates = CertificateDer::pem_file_iter(folder.join("server.crt")).expect("a file");
+    let certificates = certificates.map(|found| found.expect("a certificate"));
+    let key = PrivateKeyDer::from_pem_file(folder.join("server.key")).expect("a key");
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let tls = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(certificates.collect(), key)
+        .expect("they fit");
+    let collector = Collector::grpc_over_tls(tls);
+    let origin = ok();
+    let gateway_with = |tls: Value| {
+        Setup::in_front_of(origin.port())
+            .conf(otel(&collector, json!({"tls": tls})))
+            .start()
+    };
+    let gateway = gateway_with(json!({"enable": true, "ca_file": folder.join("ca.crt")}));
+    assert_eq!(gateway.get("/w/x").status, 200);
+    span(&collector, "the request's span", |span| span.kind == SERVER);
+    // Whom nobody vouches for is told nothing.
+    let wary = gateway_with(json!({"enable": true}));
+    assert_eq!(wary.get("/w/wary").status, 200);
+    eventually("the collector is not believed", || {
+        let failures = wary.metric("penstock_trace_export_failures_total")?;
+        (failures >= 1.0).then_some(())
+    });
+    let spans = collector.spans();
+    assert!(spans.iter().all(|span| span.name != "GET /w/wary"));
 }
 
 #[test]
@@ -358,7 +394,7 @@ impl Sink {
         let heard = Arc::new(Mutex::new(String::new()));
         let ears = Arc::clone(&heard);
         thread::spawn(move || {
-            let mut buf = [0; 65_536];
+            let mut buf = vec![0; 65_536];
             while let Ok(length) = socket.recv(&mut buf) {
                 let text = String::from_utf8_lossy(&buf[..length]);
                 ears.lock().expect("no holder panics").push_str(&text);

@@ -8,7 +8,11 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
-use tokio::sync::oneshot;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::oneshot,
+};
+use tokio_rustls::TlsAcceptor;
 
 use super::{Origin, Response};
 
@@ -65,6 +69,16 @@ impl Collector {
     }
 
     pub fn grpc() -> Self {
+        Self::grpc_with(None)
+    }
+
+    /// The same behind TLS.
+    pub fn grpc_over_tls(mut tls: rustls::ServerConfig) -> Self {
+        tls.alpn_protocols = vec![b"h2".to_vec()];
+        Self::grpc_with(Some(TlsAcceptor::from(Arc::new(tls))))
+    }
+
+    fn grpc_with(tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = listener.local_addr().expect("it is bound").port();
         let spans = Arc::new(Mutex::new(Vec::new()));
@@ -77,7 +91,7 @@ impl Collector {
                 .expect("a runtime")
                 .block_on(async {
                     tokio::select! {
-                        () = serve(listener, taken) => {}
+                        () = serve(listener, tls, taken) => {}
                         _ = stopped => {}
                     }
                 });
@@ -98,20 +112,31 @@ impl Collector {
     }
 }
 
-async fn serve(listener: TcpListener, taken: Arc<Mutex<Vec<Span>>>) {
+async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, taken: Arc<Mutex<Vec<Span>>>) {
     listener.set_nonblocking(true).expect("a socket");
     let listener = tokio::net::TcpListener::from_std(listener).expect("a socket");
     loop {
         let (stream, _) = listener.accept().await.expect("it listens");
-        let taken = Arc::clone(&taken);
+        let (tls, taken) = (tls.clone(), Arc::clone(&taken));
         tokio::spawn(async move {
-            let Ok(mut connection) = h2::server::handshake(stream).await else {
-                return;
-            };
-            while let Some(Ok((request, respond))) = connection.accept().await {
-                tokio::spawn(answer(request, respond, Arc::clone(&taken)));
+            match tls {
+                None => calls(stream, taken).await,
+                Some(tls) => {
+                    if let Ok(stream) = tls.accept(stream).await {
+                        calls(stream, taken).await;
+                    }
+                }
             }
         });
+    }
+}
+
+async fn calls(stream: impl AsyncRead + AsyncWrite + Unpin, taken: Arc<Mutex<Vec<Span>>>) {
+    let Ok(mut connection) = h2::server::handshake(stream).await else {
+        return;
+    };
+    while let Some(Ok((request, respond))) = connection.accept().await {
+        tokio::spawn(answer(request, respond, Arc::clone(&taken)));
     }
 }
 
