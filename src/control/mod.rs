@@ -40,6 +40,7 @@ use tower::ServiceExt as _;
 use crate::{
     auth::keyspace::Keyspace,
     config::Config,
+    event,
     gateway::{
         folder::Folder,
         reload::{Bell, Gateway},
@@ -115,6 +116,7 @@ pub struct Setup<'a> {
     pub registry: Arc<Registry>,
     pub keyspace: Arc<Keyspace>,
     pub policies: Arc<policy::Current>,
+    pub events: event::Queue,
 }
 
 /// The control API.
@@ -164,6 +166,7 @@ impl Control {
                 Arc::clone(&setup.keyspace),
                 Arc::clone(&setup.policies),
                 Arc::clone(&setup.gateway),
+                &setup.events,
             ),
             keyspace: setup.keyspace,
             policies: setup.policies,

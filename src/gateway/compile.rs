@@ -16,6 +16,7 @@ use crate::{
     analytics::{ApiRecorder, Recording},
     apidef::{self, ApiDefinition, Fault, Severity, validate},
     config::Config,
+    event::{self, ApiEvents},
     gateway::{
         chain,
         listen_path::ListenPath,
@@ -44,6 +45,8 @@ pub struct Compiler {
     pub cells: Arc<Cells>,
     pub registry: Arc<Registry>,
     recording: Option<Arc<Recording>>,
+    /// Where events of APIs go.
+    pub events: event::Queue,
     /// For references.
     pub env: Env,
     /// Upstream TLS settings are shared by the APIs that agree on them.
@@ -67,6 +70,7 @@ impl Compiler {
         Self {
             registry,
             recording,
+            events: event::Queue::default(),
             config,
             names,
             proxies,
@@ -146,6 +150,7 @@ impl Compiler {
             hard_timeouts,
             rate_limits,
             counters: self.registry.api(&definition.api_id),
+            events: ApiEvents::from_definition(definition, &self.events),
             recorder,
         };
         Ok((api, faults))

@@ -5,6 +5,7 @@ use std::{path::PathBuf, sync::Arc};
 use crate::{
     analytics::ApiRecorder,
     apidef::ApiDefinition,
+    event::ApiEvents,
     gateway::{chain::Chain, listen_path::ListenPath},
     metrics::ApiCounters,
     middleware::hard_timeouts::HardTimeouts,
@@ -26,6 +27,8 @@ pub struct Api {
     pub counters: Arc<ApiCounters>,
     /// `None` where no records are written.
     pub recorder: Option<Arc<ApiRecorder>>,
+    /// `None` where no event has a handler.
+    pub events: Option<ApiEvents>,
     /// Where clients read their limits; `None` for a keyless API.
     pub rate_limits: Option<RateLimitsPaths>,
 }

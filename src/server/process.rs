@@ -18,6 +18,7 @@ use crate::{
     auth::{directory::Directory, keyspace::Keyspace, write_back::WriteBack},
     config::{Config, StoreKind},
     control::{Answer, Call, Control, Paths, Setup},
+    event,
     exchange::Settings,
     gateway::{
         compile::Compiler,
@@ -147,7 +148,9 @@ impl Process {
             &config,
             config.storage.store_kind() == Some(StoreKind::Redis),
         ));
-        let compiler = Compiler::new(
+        let (events, teller) = event::queue(&config);
+        tokio::spawn(teller.run());
+        let mut compiler = Compiler::new(
             Arc::clone(&config),
             names,
             ProxyEnv::read(env)?,
@@ -155,6 +158,7 @@ impl Process {
             Arc::clone(&self.registry),
             Box::new(env),
         );
+        compiler.events = events.clone();
         let loader = Loader::new(compiler, Arc::clone(&self.errors));
         let live = Arc::new(Live::start(loader, Arc::clone(&self.registry))?);
 
@@ -242,6 +246,7 @@ impl Process {
                 Arc::new(Herald(Arc::clone(&member))),
             )),
             policies: Arc::clone(&running.policies),
+            events,
         }));
         tokio::task::spawn_local(answer_calls(control_desk, control));
         tokio::spawn(Arc::clone(&running.directory).run(session_desk));

@@ -16,6 +16,7 @@ mod cli;
 mod conformance;
 mod dns;
 mod documents;
+mod events;
 mod features;
 mod features_apidef;
 mod fleet;

@@ -161,6 +161,7 @@ impl Bench {
             registry: Arc::clone(&registry),
             keyspace: Arc::new(keyspace),
             policies: Arc::clone(&policies),
+            events: crate::event::Queue::default(),
         });
         Self {
             control,
