@@ -185,8 +185,8 @@ impl Event {
             _ => String::new(),
         };
         let name = kind.name();
-        let line = move |prefix: &Box<str>| format!("{prefix}:{name}{behind}");
-        self.prefixes.iter().map(line)
+        let prefixes = self.prefixes.iter();
+        prefixes.map(move |prefix| format!("{prefix}:{name}{behind}"))
     }
 }
 
