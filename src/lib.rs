@@ -29,6 +29,7 @@ pub mod session;
 // 3 machinery
 pub mod analytics;
 pub mod auth;
+pub mod event;
 pub mod limit;
 pub mod mailbox;
 pub mod metrics;

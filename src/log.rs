@@ -29,6 +29,18 @@ use tracing_subscriber::{
     util::SubscriberInitExt as _,
 };
 
+/// A key in a log line: its last letters, or all of it (Tyk: `obfuscateKey`).
+#[must_use]
+pub fn shown_key(key: &str, in_full: bool) -> String {
+    if in_full {
+        return key.to_owned();
+    }
+    match key.char_indices().rev().nth(3) {
+        Some((at, _)) if at > 0 => format!("****{}", key.get(at..).unwrap_or_default()),
+        _ => "--".to_owned(),
+    }
+}
+
 /// What a line looks like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {

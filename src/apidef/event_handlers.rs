@@ -21,3 +21,14 @@ pub struct EventHandlerTriggerConfig {
     pub handler_name: String,
     pub handler_meta: Map<Value>,
 }
+
+/// Events of an API that something fires (`event::Kind`).
+pub(crate) const EVENTS: [&str; 7] = [
+    "AuthFailure",
+    "KeyExpired",
+    "VersionFailure",
+    "RatelimitExceeded",
+    "QuotaExceeded",
+    "OrgQuotaExceeded",
+    "OrgRateLimitExceeded",
+];

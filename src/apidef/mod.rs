@@ -42,6 +42,8 @@ pub use cors::CorsConfig;
 pub use custom_middleware::{
     AnalyticsPluginConfig, MiddlewareDefinition, MiddlewareIdExtractor, MiddlewareSection,
 };
+#[cfg(test)]
+pub(crate) use event_handlers::EVENTS;
 pub use event_handlers::{EventHandlerMetaConfig, EventHandlerTriggerConfig};
 pub use extended_paths::{
     CacheMeta, CircuitBreakerMeta, EndPointMeta, Endpoint, EndpointMethodMeta, ExtendedPathsSet,

@@ -4,7 +4,9 @@
 //! changes what passes is refused, one whose absence only costs comfort is a warning. A feature
 //! that gets built loses its row here, nothing else.
 
-use super::{ApiDefinition, ExtendedPathsSet, Fault, Severity, VersionInfo, validate};
+use super::{
+    ApiDefinition, ExtendedPathsSet, Fault, Severity, VersionInfo, event_handlers, validate,
+};
 
 /// Features in use that are missing. Lines and columns are filled in by [`validate::place`].
 #[must_use]
@@ -24,6 +26,7 @@ pub fn unsupported(api: &ApiDefinition) -> Vec<Fault> {
         token_faults(api, &mut faults);
     }
     plugin_faults(api, &mut faults);
+    event_faults(api, &mut faults);
     for (index, processor) in api.response_processors.iter().enumerate() {
         // Tyk's documentation asks for this one, though templates work without it.
         if processor.name != "response_body_transform" {
@@ -41,6 +44,22 @@ pub fn unsupported(api: &ApiDefinition) -> Vec<Fault> {
         }));
     }
     faults
+}
+
+fn event_faults(api: &ApiDefinition, faults: &mut Vec<Fault>) {
+    for (event, handlers) in &api.event_handlers.events {
+        let at = |index: usize| format!("/event_handlers/events/{event}/{index}");
+        for (index, handler) in handlers.iter().enumerate() {
+            if handler.handler_name != "eh_log_handler" {
+                faults.push(Fault::warn(
+                    at(index),
+                    "this event handler is not there yet",
+                ));
+            } else if !event_handlers::EVENTS.contains(&event.as_str()) {
+                faults.push(Fault::warn(at(index), "this event is not there yet"));
+            }
+        }
+    }
 }
 
 /// One missing feature: where it is asked for, what lacking it means, and whether `T` asks for it.
@@ -178,9 +197,6 @@ const API_ROWS: &[Row<ApiDefinition>] = &[
                 .config
                 .service_discovery
                 .use_discovery_service
-    }),
-    warn("/event_handlers/events", "events are not there yet", |a| {
-        !a.event_handlers.events.is_empty()
     }),
     warn(
         "/analytics_plugin/enable",
@@ -572,8 +588,13 @@ mod tests {
             ),
             (r#""uptime_tests":{"check_list":[{}]}"#, "/uptime_tests"),
             (
-                r#""event_handlers":{"events":{"AuthFailure":[]}}"#,
-                "/event_handlers/events",
+                r#""event_handlers":{"events":{"AuthFailure":[{"handler_name":"eh_log_handler"},
+                    {"handler_name":"eh_web_hook_handler"}]}}"#,
+                "/event_handlers/events/AuthFailure/1",
+            ),
+            (
+                r#""event_handlers":{"events":{"HostDown":[{"handler_name":"eh_log_handler"}]}}"#,
+                "/event_handlers/events/HostDown/0",
             ),
             (
                 r#""response_processors":[{"name":"header_injector"}]"#,

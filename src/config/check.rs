@@ -342,9 +342,13 @@ impl Config {
                 "quota monitors",
             ),
             (
-                self.event_handlers.events.is_empty(),
+                self.event_handlers
+                    .events
+                    .values()
+                    .flatten()
+                    .all(|handler| handler.handler_name == "eh_log_handler"),
                 "/event_handlers",
-                "event handlers",
+                "event handlers other than eh_log_handler",
             ),
             (
                 !self.http_server_options.enable_http2,

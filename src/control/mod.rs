@@ -43,6 +43,7 @@ pub use debug::{Debugger, End, Outcome};
 use crate::{
     auth::keyspace::Keyspace,
     config::Config,
+    event,
     gateway::{
         folder::Folder,
         reload::{Bell, Gateway},
@@ -124,6 +125,7 @@ pub struct Setup<'a> {
     /// `None` without `health_check.enable_health_checks`.
     pub health: Option<Arc<Window>>,
     pub statsd: Option<StatsD>,
+    pub events: event::Queue,
 }
 
 /// The control API.
@@ -175,6 +177,7 @@ impl Control {
                 Arc::clone(&setup.keyspace),
                 Arc::clone(&setup.policies),
                 Arc::clone(&setup.gateway),
+                &setup.events,
             ),
             keyspace: setup.keyspace,
             policies: setup.policies,

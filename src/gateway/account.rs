@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use crate::{
     analytics::{FieldValues, Hit, Latency},
     error::Reject,
+    event::Origin,
     exchange::{Client, Ctx, Local, Tracking},
     gateway::{detail, serve::Served, snapshot::Mount, trace},
     http::h1::{FieldName, Framing},
@@ -38,6 +39,19 @@ pub fn note(local: &Local, client: &Client, mount: &Mount, cx: &Ctx, served: Ser
     }
     if mount.api.times_steps || cx.trace.is_some() {
         trace::end(local, client, mount, cx, served, now_us);
+    }
+    if let Some(events) = &mount.api.events
+        && !course.refused.is_empty()
+    {
+        events.refused(course.refused, || Origin {
+            key: cx
+                .access
+                .as_ref()
+                .map_or("", |access| &access.key_id)
+                .to_owned(),
+            ip: cx.real_ip(client.peer.ip(), &local.settings),
+            path: String::from_utf8_lossy(cx.path()).into_owned(),
+        });
     }
     if let (Some(recorder), Some(records)) = (&mount.api.recorder, &local.records) {
         let tracked_path = match &course.tracking {

@@ -16,6 +16,7 @@ use crate::{
     analytics::{ApiRecorder, Recording},
     apidef::{self, ApiDefinition, Fault, Severity, validate},
     config::Config,
+    event::{self, ApiEvents},
     gateway::{
         chain,
         listen_path::ListenPath,
@@ -49,6 +50,8 @@ pub struct Compiler {
     pub is_traced: bool,
     /// StatsD is told of every step.
     pub times_steps: bool,
+    /// Where events of APIs go.
+    pub events: event::Queue,
     /// For references.
     pub env: Env,
     /// Upstream TLS settings are shared by the APIs that agree on them.
@@ -74,6 +77,7 @@ impl Compiler {
             recording,
             is_traced: false,
             times_steps: false,
+            events: event::Queue::default(),
             config,
             names,
             proxies,
@@ -157,6 +161,7 @@ impl Compiler {
             hard_timeouts,
             rate_limits,
             counters: self.registry.api(&definition.api_id),
+            events: ApiEvents::from_definition(definition, &self.events),
             recorder,
             tracer,
             times_steps: self.times_steps || has_spans,

@@ -5,6 +5,7 @@ use std::{path::PathBuf, sync::Arc};
 use crate::{
     analytics::ApiRecorder,
     apidef::ApiDefinition,
+    event::ApiEvents,
     gateway::{chain::Chain, listen_path::ListenPath},
     metrics::ApiCounters,
     middleware::hard_timeouts::HardTimeouts,
@@ -31,6 +32,8 @@ pub struct Api {
     pub tracer: Option<Arc<ApiTracer>>,
     /// Somebody wants to know how long each step takes.
     pub times_steps: bool,
+    /// `None` where no event has a handler.
+    pub events: Option<ApiEvents>,
     /// Where clients read their limits; `None` for a keyless API.
     pub rate_limits: Option<RateLimitsPaths>,
 }

@@ -18,6 +18,7 @@ use crate::{
     auth::{directory::Directory, keyspace::Keyspace, write_back::WriteBack},
     config::{Config, StoreKind},
     control::{Answer, Call, Control, Paths, Setup},
+    event,
     exchange::Settings,
     gateway::{
         compile::Compiler,
@@ -160,6 +161,8 @@ impl Process {
         ));
         let traces = telemetry::plan(&config);
         let statsd = telemetry::statsd(&config, self.is_instrumented, &self.registry);
+        let (events, teller) = event::queue(&config);
+        tokio::spawn(teller.run());
         let mut compiler = Compiler::new(
             Arc::clone(&config),
             names,
@@ -170,6 +173,7 @@ impl Process {
         );
         compiler.is_traced = traces.is_some();
         compiler.times_steps = statsd.is_some();
+        compiler.events = events.clone();
         let loader = Loader::new(compiler, Arc::clone(&self.errors));
         let live = Arc::new(Live::start(loader, Arc::clone(&self.registry))?);
 
@@ -272,6 +276,7 @@ impl Process {
             debugger: running.debugger()?,
             health: health_window(&running.config, &running.registry),
             statsd,
+            events,
         }));
         tokio::task::spawn_local(answer_calls(control_desk, control));
         tokio::spawn(Arc::clone(&running.directory).run(session_desk));

@@ -17,6 +17,7 @@ mod conformance;
 mod debug;
 mod dns;
 mod documents;
+mod events;
 mod features;
 mod features_apidef;
 mod fleet;

@@ -19,6 +19,7 @@ use crate::{
     apidef::{ApiDefinition, List, json::Document},
     auth::keyspace::{Counters, KeyRef, Stored, now},
     control::keys::{Asked, Keys, Refusal, added, away, json, modified, refusal},
+    event::Kind,
     hash::random_id,
     policy::{self, ApplyError},
     session::{Date, Session},
@@ -150,7 +151,7 @@ impl Keys {
         self.settle(&at, &mut session, asked.counters())
             .await
             .map_err(not_secure)?;
-        self.told(&at, &session, "Key added");
+        self.told(&at, &session, "Key added", Kind::TokenCreated);
         let hash = self.told_hash(&at);
         let is_hidden = !hash.is_empty() && session.is_basic_auth();
         let key = if is_hidden { "" } else { at.shown() };
@@ -202,7 +203,7 @@ impl Keys {
         self.settle(&at, &mut session, asked.counters())
             .await
             .map_err(not_secure)?;
-        self.told(&at, &session, "Key modified");
+        self.told(&at, &session, "Key modified", Kind::TokenUpdated);
         Ok(modified(at.shown(), "modified"))
     }
 
@@ -222,7 +223,12 @@ impl Keys {
             tracing::error!(prefix = "api", %error, "Failed to remove the key");
             refusal(StatusCode::BAD_REQUEST, "Failed to remove the key")
         })?;
-        self.told(&stored.at, &stored.session, "Key deleted");
+        self.told(
+            &stored.at,
+            &stored.session,
+            "Key deleted",
+            Kind::TokenDeleted,
+        );
         if asked.api_id == "-1" {
             return Ok(Json(Value::Null).into_response());
         }
@@ -261,7 +267,7 @@ impl Keys {
                     "Could not write key data",
                 )
             })?;
-        self.told(&at, &session, "Updated hashed key");
+        self.told(&at, &session, "Updated hashed key", Kind::TokenUpdated);
         Ok(modified(at.shown(), "updated"))
     }
 
@@ -369,9 +375,12 @@ impl Keys {
         }
     }
 
-    fn told(&self, at: &KeyRef, session: &Session, what: &str) {
+    fn told(&self, at: &KeyRef, session: &Session, what: &str, event: Kind) {
         let key = self.shown(at.shown());
         tracing::info!(prefix = "api", key, org_id = session.org_id, "{what}");
+        if let Some(events) = &self.events {
+            events.fire(event);
+        }
     }
 }
 

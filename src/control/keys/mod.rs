@@ -23,8 +23,9 @@ use crate::{
         password::PasswordHash,
     },
     config::Config,
+    event,
     gateway::reload::Gateway,
-    policy,
+    log, policy,
     session::{LifetimeRules, Session},
     storage::StoreError,
 };
@@ -46,6 +47,8 @@ pub(super) struct Keys {
     lists_hashed: bool,
     /// `enable_key_logging`
     logs_keys: bool,
+    /// Who is told of changed keys.
+    events: Option<event::Handlers>,
 }
 
 /// What a call asks for beside its key.
@@ -94,6 +97,7 @@ impl Keys {
         keyspace: Arc<Keyspace>,
         policies: Arc<policy::Current>,
         gateway: Arc<dyn Gateway>,
+        events: &event::Queue,
     ) -> Self {
         Self {
             keyspace,
@@ -105,6 +109,7 @@ impl Keys {
             allows_master: config.allow_master_keys,
             lists_hashed: config.enable_hashed_keys_listing,
             logs_keys: config.enable_key_logging,
+            events: event::Handlers::from_config(config, events),
         }
     }
 
@@ -162,22 +167,7 @@ impl Keys {
 
     /// A key in a log line: its last letters, unless `enable_key_logging` (Tyk: `obfuscateKey`).
     fn shown(&self, key: &str) -> String {
-        if self.logs_keys {
-            return key.to_owned();
-        }
-        let end = key.char_indices().rev().nth(3).map_or("", |(at, _)| {
-            let is_longer = at > 0;
-            if is_longer {
-                key.get(at..).unwrap_or_default()
-            } else {
-                ""
-            }
-        });
-        if end.is_empty() {
-            "--".to_owned()
-        } else {
-            format!("****{end}")
-        }
+        log::shown_key(key, self.logs_keys)
     }
 }
 

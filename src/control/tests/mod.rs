@@ -182,6 +182,7 @@ impl Bench {
                 .enable_health_checks
                 .then(|| Arc::new(crate::metrics::Window::new(0))),
             statsd: None,
+            events: crate::event::Queue::default(),
         });
         Self {
             control,
