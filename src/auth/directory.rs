@@ -44,6 +44,8 @@ pub struct Ask {
     pub scope: Arc<Scope>,
     /// The key as presented; for an organisation its id.
     pub token: String,
+    /// Nobody waits: it is at hand and in use, and about to be too old.
+    pub is_ahead: bool,
 }
 
 /// What a question brought; `None`: no such key, or none that counts.
@@ -244,18 +246,61 @@ impl Directory {
                         first = Some((candidate, value));
                     }
                 }
-                let access = first
-                    .and_then(|(candidate, value)| self.make(&ask.scope, candidate, &value, now));
-                Ok(access.map(|access| self.keep(ask, access, changes)))
+                let Some((candidate, value)) = first else {
+                    self.lose(ask);
+                    return Ok(None);
+                };
+                let digest = self.hasher.hash_one(&*value);
+                if let Some(access) = self.confirm(&ask, &candidate, digest, now) {
+                    return Ok(Some(access));
+                }
+                match self.make(&ask.scope, candidate, &value, digest, now) {
+                    Some(access) => Ok(Some(self.keep(ask, access, changes))),
+                    None => {
+                        self.lose(ask);
+                        Ok(None)
+                    }
+                }
             })
             .collect()
     }
 
     fn at_hand(&self, ask: &Ask, now: Instant) -> Option<Arc<Access>> {
         let state = self.state();
-        let key = (ask.scope.id(), Box::from(ask.token.as_str()));
-        let access = state.by_token.get(&key)?;
-        (!access.is_stale() && access.age(now) < self.fresh).then(|| Arc::clone(access))
+        let access = state.by_token.get(&ask.place())?;
+        let fresh = if ask.is_ahead {
+            self.fresh * 4 / 5
+        } else {
+            self.fresh
+        };
+        (!access.is_stale() && access.age(now) < fresh).then(|| Arc::clone(access))
+    }
+
+    /// The access that there was, when the store has what it was made from still.
+    fn confirm(
+        &self,
+        ask: &Ask,
+        candidate: &Candidate,
+        digest: u64,
+        now: Instant,
+    ) -> Option<Arc<Access>> {
+        let state = self.state();
+        let access = state.by_token.get(&ask.place())?;
+        // Changes mark it under the same lock.
+        let is_good = !access.is_stale()
+            && access.is_made_from(&candidate.key, digest)
+            && !access.pass.limits.are_makeshift();
+        is_good.then(|| {
+            access.confirm(now);
+            Arc::clone(access)
+        })
+    }
+
+    /// There is no such session any more: shards that have it are told.
+    fn lose(&self, ask: Ask) {
+        if let Some(old) = self.state().by_token.remove(&ask.place()) {
+            old.set_stale();
+        }
     }
 
     /// A session as the API sees it; `None` when it cannot be read or a policy forbids it.
@@ -264,6 +309,7 @@ impl Directory {
         scope: &Scope,
         candidate: Candidate,
         value: &[u8],
+        digest: u64,
         now: Instant,
     ) -> Option<Access> {
         let mut session = match Session::from_json_slice(value) {
@@ -291,6 +337,7 @@ impl Directory {
             allowed_urls,
             limits,
             now,
+            digest,
         ))
     }
 
@@ -352,13 +399,21 @@ impl Directory {
                 named.push(Arc::downgrade(&access));
             }
         }
-        let key = (ask.scope.id(), ask.token.into_boxed_str());
-        state.by_token.insert(key, Arc::clone(&access));
+        if let Some(old) = state.by_token.insert(ask.place(), Arc::clone(&access)) {
+            // Shards that have it ask anew, before its time.
+            old.set_stale();
+        }
         access
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Ask {
+    fn place(&self) -> (u64, Box<str>) {
+        (self.scope.id(), Box::from(self.token.as_str()))
     }
 }
 
@@ -418,7 +473,13 @@ mod tests {
         async fn find(&self, token: &str) -> Found {
             let scope = Arc::clone(&self.scope);
             let token = token.to_owned();
-            self.directory.find(Ask { scope, token }).await
+            let is_ahead = false;
+            let ask = Ask {
+                scope,
+                token,
+                is_ahead,
+            };
+            self.directory.find(ask).await
         }
 
         #[track_caller]
@@ -470,6 +531,45 @@ mod tests {
     }
 
     #[test]
+    fn what_the_store_has_unchanged_is_confirmed_and_anything_else_is_marked() {
+        paused(async {
+            // Too old as soon as it is there, and kept all the same.
+            let node = Node::new(KeyNaming::default(), Duration::from_nanos(1)).await;
+            let ahead = || Ask {
+                scope: Arc::clone(&node.scope),
+                token: "mine".to_owned(),
+                is_ahead: true,
+            };
+            node.stub.put("apikey-mine", r#"{"alias":"bare"}"#);
+            let held = node.find("mine").await.unwrap().unwrap();
+            let again = node.directory.find(ahead()).await.unwrap().unwrap();
+            assert!(Arc::ptr_eq(&held, &again));
+            assert!(!held.is_stale());
+            // Another key, which is looked for first, with the same session.
+            node.stub.put("apikey-orgmine", r#"{"alias":"bare"}"#);
+            let other = node.directory.find(ahead()).await.unwrap().unwrap();
+            assert_eq!(other.key_id, "orgmine");
+            assert!(held.is_stale(), "shards ask for what came instead");
+            node.stub.put("apikey-orgmine", r#"{"alias":"else"}"#);
+            let changed = node.directory.find(ahead()).await;
+            assert_eq!(Node::alias(&changed), "else");
+            assert!(other.is_stale());
+            let changed = changed.unwrap().unwrap();
+            node.directory.changed(["mine"]);
+            let after = node.find("mine").await.unwrap().unwrap();
+            assert!(
+                !Arc::ptr_eq(&changed, &after),
+                "a change is never confirmed"
+            );
+            for name in ["apikey-orgmine", "apikey-mine"] {
+                node.stub.put(name, r#"{"expires":"never"}"#);
+            }
+            assert!(node.directory.find(ahead()).await.unwrap().is_none());
+            assert!(after.is_stale(), "shards have it no longer");
+        });
+    }
+
+    #[test]
     fn without_a_cache_each_request_reads() {
         paused(async {
             let node = Node::new(KeyNaming::default(), Duration::ZERO).await;
@@ -512,11 +612,12 @@ mod tests {
             node.stub.put("apikey-orgmine", &right("a"));
             node.stub.put("apikey-orgother", &right("b"));
             let mine = node.find("mine").await.unwrap().unwrap();
-            assert!(mine.is_admitted);
+            assert!(mine.pass.is_admitted);
             assert!(mine.allows(b"GET", b"/a/ok/1"));
             assert!(!mine.allows(b"POST", b"/a/ok/1"));
             assert!(!mine.allows(b"GET", b"/a/no"));
-            assert!(!node.find("other").await.unwrap().unwrap().is_admitted);
+            let other = node.find("other").await.unwrap().unwrap();
+            assert!(!other.pass.is_admitted);
         });
     }
 }
