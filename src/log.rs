@@ -36,6 +36,8 @@ pub enum Form {
     Human,
     /// One object per line.
     Json,
+    /// The same with the keys of Logstash (Tyk: `logrus-logstash-hook`).
+    Logstash,
 }
 
 impl Form {
@@ -69,13 +71,9 @@ pub fn choose_level(configured: &str, variable: Option<&str>) -> Level {
 /// Gets every line beside stderr, with its level. Called by whoever logs: it must not wait.
 pub type Hook = Box<dyn Fn(Level, &str) + Send + Sync>;
 
-/// Sends the log lines of this process to stderr. The first call counts.
-pub fn start(level: Level, form: Form) {
-    start_with(level, form, None);
-}
-
-/// As [`start`], with somebody who listens in, such as a syslog daemon.
-pub fn start_with(level: Level, form: Form, hook: Option<Hook>) {
+/// Sends the log lines of this process to stderr, and to whoever listens in, such as a syslog
+/// daemon, in a form of its own. The first call counts.
+pub fn start(level: Level, form: Form, hooks: Vec<(Form, Hook)>) {
     // What libraries have to say is only of interest when something is wrong.
     let targets = Targets::new()
         .with_default(Level::WARN.min(level))
@@ -83,18 +81,38 @@ pub fn start_with(level: Level, form: Form, hook: Option<Hook>) {
     let lines = tracing_subscriber::fmt::layer()
         .event_format(Lines(form))
         .with_writer(std::io::stderr);
-    let hooked = hook.map(|hook| {
+    let hooked = hooks.into_iter().map(|(form, hook)| {
         tracing_subscriber::fmt::layer()
             .event_format(Lines(form))
             .with_ansi(false)
             .with_writer(Hooked(hook))
     });
+    let hooked: Vec<_> = hooked.collect();
+    // A list of no layers would let nothing through to the others.
+    let hooked = (!hooked.is_empty()).then_some(hooked);
     // An error says that lines already go somewhere: that is fine.
     let _ = tracing_subscriber::registry()
         .with(targets)
         .with(lines)
         .with(hooked)
         .try_init();
+}
+
+/// Somewhere else for log lines to go, whatever the level of the process: an object per line. Counts
+/// where it is made the default of a thread.
+#[must_use]
+pub fn capture(hook: Hook) -> tracing::Dispatch {
+    let targets = Targets::new()
+        .with_default(Level::WARN)
+        .with_target("penstock", Level::DEBUG);
+    let lines = tracing_subscriber::fmt::layer()
+        .event_format(Lines(Form::Json))
+        .with_ansi(false)
+        .with_writer(Hooked(hook));
+    tracing_subscriber::registry()
+        .with(targets)
+        .with(lines)
+        .into()
 }
 
 struct Hooked(Hook);
@@ -157,7 +175,7 @@ where
                 }
                 writeln!(writer)
             }
-            Form::Json => {
+            Form::Json | Form::Logstash => {
                 let mut line = Map::new();
                 let level = metadata.level().as_str().to_ascii_lowercase();
                 // Tyk's logrus says "warning".
@@ -166,10 +184,18 @@ where
                 } else {
                     level
                 };
+                let (message_key, time_key) = match self.0 {
+                    Form::Logstash => ("message", "@timestamp"),
+                    _ => ("msg", "time"),
+                };
                 line.insert("level".to_owned(), level.into());
-                line.insert("msg".to_owned(), message);
+                line.insert(message_key.to_owned(), message);
                 line.insert("prefix".to_owned(), prefix);
-                line.insert("time".to_owned(), time.into());
+                line.insert(time_key.to_owned(), time.into());
+                if self.0 == Form::Logstash {
+                    line.insert("@version".to_owned(), "1".into());
+                    line.insert("type".to_owned(), "tyk-gateway".into());
+                }
                 line.extend(fields.0);
                 writeln!(writer, "{}", Value::Object(line))
             }
@@ -343,6 +369,19 @@ mod tests {
                 .as_str()
                 .is_some_and(|time| time.ends_with('Z'))
         );
+    }
+
+    #[test]
+    fn lines_for_logstash_have_its_keys() {
+        let text = lines(Form::Logstash, || {
+            tracing::info!(prefix = "main", api_id = "a1", "up");
+        });
+        let line: Value = serde_json::from_str(&text).expect("one JSON line");
+        assert_eq!(line["message"], "up");
+        assert_eq!(line["@version"], "1");
+        assert_eq!(line["type"], "tyk-gateway");
+        assert_eq!(line["api_id"], "a1");
+        assert!(line["@timestamp"].is_string() && line["msg"].is_null());
     }
 
     #[test]

@@ -37,5 +37,5 @@ pub use hit::{FieldValues, Hit, Identity, NoFields};
 pub use msgpack::encode;
 pub use normalise::Normaliser;
 pub use record::{Geo, Latency, Network, Record};
-pub use recorder::{ApiRecorder, Recording};
+pub use recorder::{ApiRecorder, DETAIL_BYTES_MAX, Recording};
 pub use ring::{Consumer, HitBlock, Producer, ring};

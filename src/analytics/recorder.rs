@@ -24,7 +24,7 @@ use crate::{
 
 /// A raw request or answer beyond this is cut: a record is held in memory on its whole way.
 // Tyk differs: it keeps them whole.
-pub(super) const DETAIL_BYTES_MAX: usize = 256 << 10;
+pub const DETAIL_BYTES_MAX: usize = 256 << 10;
 
 /// What is recorded as the version of an API without versions.
 pub(super) const NON_VERSIONED: &[u8] = b"Non Versioned";

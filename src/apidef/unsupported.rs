@@ -183,11 +183,6 @@ const API_ROWS: &[Row<ApiDefinition>] = &[
         !a.event_handlers.events.is_empty()
     }),
     warn(
-        "/enable_detailed_recording",
-        "records of whole requests are not there yet",
-        |a| a.enable_detailed_recording,
-    ),
-    warn(
         "/analytics_plugin/enable",
         "Go plugins are not there yet",
         |a| a.analytics_plugin.enable,

@@ -5,7 +5,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU8, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -30,6 +30,8 @@ pub struct Scope {
     /// Which limits apply.
     pub limits_rate: bool,
     pub limits_quota: bool,
+    /// `session_lifetime` and `session_lifetime_respects_key_expiration` of the API.
+    pub lifetime: (i64, bool),
 }
 
 /// Whose sessions a scope is about.
@@ -51,6 +53,7 @@ impl Scope {
             org_id: org_id.to_owned(),
             limits_rate: true,
             limits_quota: true,
+            lifetime: (0, false),
         }
     }
 
@@ -60,6 +63,10 @@ impl Scope {
         Self {
             limits_rate: !api.disable_rate_limit,
             limits_quota: !api.disable_quota,
+            lifetime: (
+                api.session_lifetime,
+                api.session_lifetime_respects_key_expiration,
+            ),
             ..Self::new(Kind::Key, &api.api_id, &api.org_id)
         }
     }
@@ -104,23 +111,33 @@ pub struct Access {
     pub allowed_urls: Box<[AllowedUrl]>,
     /// What records of the key have in common.
     pub identity: Identity,
+    /// Records of the key have requests and answers whole.
+    pub is_detailed: bool,
     loaded: Instant,
     /// Milliseconds after `loaded` at which the store had the same bytes still.
     confirmed_ms: AtomicU64,
     /// Of the bytes that it was made from.
     digest: u64,
-    is_stale: AtomicBool,
+    /// Grows only.
+    standing: AtomicU8,
 }
 
-/// How often something was marked stale.
+/// Nothing is known against it.
+const GOOD: u8 = 0;
+/// A change of it may have been missed.
+const DOUBTFUL: u8 = 1;
+/// Something that it was made from has changed.
+const CHANGED: u8 = 2;
+
+/// How often something was marked.
 static MARKS: Marks = Marks(AtomicU64::new(0));
 
 /// In a cache line of its own: every request reads it.
 #[repr(align(64))]
 struct Marks(AtomicU64);
 
-/// How often any access of this process was marked stale. While it stands still, who was not stale
-/// is not: what is read with it need not be looked at again.
+/// How often any access of this process was marked as changed or doubtful. While it stands still, who
+/// was not stale is not: what is read with it need not be looked at again.
 #[must_use]
 #[inline]
 pub fn marks() -> u64 {
@@ -180,6 +197,7 @@ impl Access {
             || rights.is_empty()
             || rights.get(&scope.api_id).is_some();
         let identity = identity(&session, &key_name);
+        let is_detailed = session.is_recorded_in_detail();
         let pass = Pass {
             limits,
             expires: session.expires,
@@ -188,6 +206,7 @@ impl Access {
             opens_every_path: allowed_urls.is_empty(),
         };
         Self {
+            is_detailed,
             pass,
             key_id,
             key_name,
@@ -197,7 +216,7 @@ impl Access {
             loaded,
             confirmed_ms: AtomicU64::new(0),
             digest,
-            is_stale: AtomicBool::new(false),
+            standing: AtomicU8::new(GOOD),
         }
     }
 
@@ -233,14 +252,31 @@ impl Access {
     }
 
     /// Something that it was made from has changed: the next request reads it anew.
-    pub fn set_stale(&self) {
-        self.is_stale.store(true, Ordering::Release);
+    pub fn set_changed(&self) {
+        self.mark(CHANGED);
+    }
+
+    /// Something that it was made from may have changed: the next request reads it anew if the store
+    /// answers.
+    pub fn set_doubtful(&self) {
+        self.mark(DOUBTFUL);
+    }
+
+    fn mark(&self, standing: u8) {
+        self.standing.fetch_max(standing, Ordering::Release);
         MARKS.0.fetch_add(1, Ordering::Release);
     }
 
+    /// The next request asks for it.
     #[must_use]
     pub fn is_stale(&self) -> bool {
-        self.is_stale.load(Ordering::Acquire)
+        self.standing.load(Ordering::Acquire) != GOOD
+    }
+
+    /// It must not be used any more, whether the store answers or not.
+    #[must_use]
+    pub fn is_changed(&self) -> bool {
+        self.standing.load(Ordering::Acquire) == CHANGED
     }
 
     /// Whether `allowed_urls` let this request pass. `path` is the inbound one, listen path

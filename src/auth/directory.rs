@@ -30,10 +30,12 @@ use crate::{
     auth::{
         access::{Access, AllowedUrl, Kind, Scope},
         limits::Limits,
+        write_back::Homes,
     },
     hash::{Candidate, HashFn, KeyNaming},
     limit::Cells,
     mailbox::{Desk, Question},
+    net::watch::process_us,
     policy::{self, Policies},
     session::Session,
     storage::{Owner, REQUEST_PATIENCE, StoreError, keys},
@@ -44,6 +46,9 @@ pub struct Ask {
     pub scope: Arc<Scope>,
     /// The key as presented; for an organisation its id.
     pub token: String,
+    /// When its request began to wait for the store, by
+    /// [`process_us`](crate::net::watch::process_us).
+    pub asked_us: u64,
     /// Nobody waits: it is at hand and in use, and about to be too old.
     pub is_ahead: bool,
 }
@@ -75,6 +80,7 @@ pub struct Directory {
     /// Grows with every change of anything: what was read before and arrives after may be old.
     changes: AtomicU64,
     hasher: RandomState,
+    homes: Homes,
 }
 
 #[derive(Default)]
@@ -104,6 +110,7 @@ impl Directory {
             state: Mutex::default(),
             changes: AtomicU64::new(0),
             hasher: RandomState::new(),
+            homes: Homes::default(),
         }
     }
 
@@ -124,7 +131,7 @@ impl Directory {
             let directory = Arc::clone(&self);
             // A panic in there drops the replies, which tells the shards.
             tokio::spawn(async move {
-                directory.answer(questions).await;
+                directory.answer(questions, process_us()).await;
                 drop(slot);
             });
         }
@@ -135,7 +142,7 @@ impl Directory {
     /// # Errors
     /// What the store says.
     pub async fn find(&self, ask: Ask) -> Found {
-        let mut found = self.find_all(vec![ask]).await;
+        let mut found = self.find_all(&[ask]).await;
         found.pop().unwrap_or(Ok(None))
     }
 
@@ -148,21 +155,42 @@ impl Directory {
             let hash = self.hasher.hash_one(name);
             for access in state.by_name.remove(&hash).unwrap_or_default() {
                 if let Some(access) = access.upgrade() {
-                    access.set_stale();
+                    access.set_changed();
                 }
             }
         }
     }
 
-    /// Everything may have changed: policies, or messages were missed.
+    /// Messages were missed: anything may have changed. What the store does not tell anew, because
+    /// it does not answer yet, counts for as long as it would have without that.
+    pub fn all_doubtful(&self) {
+        self.changes.fetch_add(1, Ordering::AcqRel);
+        for access in self.state().by_token.values() {
+            access.set_doubtful();
+        }
+    }
+
+    /// Everything has changed: policies.
     pub fn all_changed(&self) {
         self.changes.fetch_add(1, Ordering::AcqRel);
         let mut state = self.state();
         for access in state.by_token.values() {
-            access.set_stale();
+            access.set_changed();
         }
         state.by_token.clear();
         state.by_name.clear();
+    }
+
+    pub(super) const fn homes(&self) -> &Homes {
+        &self.homes
+    }
+
+    pub(super) const fn naming(&self) -> &KeyNaming {
+        &self.naming
+    }
+
+    pub(super) const fn owner(&self) -> &Arc<Owner> {
+        &self.owner
     }
 
     /// Lets go of what has not been read for a while. For a timer.
@@ -171,33 +199,66 @@ impl Directory {
         let mut state = self.state();
         state
             .by_token
-            .retain(|_, access| !access.is_stale() && access.age(now) < KEEP.max(self.fresh));
+            .retain(|_, access| !access.is_changed() && access.age(now) < KEEP.max(self.fresh));
         state.by_name.retain(|_, named| {
             named.retain(|access| access.strong_count() > 0);
             !named.is_empty()
         });
     }
 
-    async fn answer(&self, questions: Vec<Question<Ask, Found>>) {
-        let (asks, replies): (Vec<_>, Vec<_>) = questions
-            .into_iter()
-            .map(|question| (question.payload, question.reply))
-            .unzip();
-        let found = self.find_all(asks).await;
-        for (found, reply) in found.into_iter().zip(replies) {
-            reply.send(found);
+    /// Answers each question when the store has, or when its time is over: some have waited before
+    /// they came here.
+    async fn answer(&self, questions: Vec<Question<Ask, Found>>, at_us: u64) {
+        let at = tokio::time::Instant::now();
+        let (mut asks, mut replies) = (Vec::new(), Vec::new());
+        for Question { payload, reply, .. } in questions {
+            match self.at_hand(&payload, now()) {
+                Some(access) => reply.send(Ok(Some(access))),
+                None => {
+                    let waited = Duration::from_micros(at_us.saturating_sub(payload.asked_us));
+                    let until = at + REQUEST_PATIENCE.saturating_sub(waited);
+                    asks.push(payload);
+                    replies.push((until, Some(reply)));
+                }
+            }
+        }
+        let mut finding = std::pin::pin!(self.find_all(&asks));
+        let found = loop {
+            let waiting = replies.iter().filter(|(_, reply)| reply.is_some());
+            let next = waiting.map(|(until, _)| *until).min();
+            tokio::select! {
+                biased;
+                found = &mut finding => break found,
+                // Without anybody who waits the answer is still awaited: how long it takes tells
+                // whether the store is away, and what it says is kept.
+                () = tokio::time::sleep_until(next.unwrap_or(at)), if next.is_some() => {}
+            }
+            let at = tokio::time::Instant::now();
+            for (ask, (until, reply)) in asks.iter().zip(&mut replies) {
+                if *until <= at
+                    && let Some(reply) = reply.take()
+                {
+                    let silent = || StoreError::Away("no answer in time".to_owned());
+                    reply.send(self.doubtful(ask, now()).ok_or_else(silent));
+                }
+            }
+        };
+        for (found, (_, reply)) in found.into_iter().zip(replies) {
+            if let Some(reply) = reply {
+                reply.send(found);
+            }
         }
     }
 
     /// One question to the store for all that is not at hand.
-    async fn find_all(&self, asks: Vec<Ask>) -> Vec<Found> {
+    async fn find_all(&self, asks: &[Ask]) -> Vec<Found> {
         let changes = self.changes.load(Ordering::Acquire);
         let now = now();
         let mut names = Vec::new();
         let sought: Vec<_> = asks
-            .into_iter()
+            .iter()
             .map(|ask| {
-                if let Some(access) = self.at_hand(&ask, now) {
+                if let Some(access) = self.at_hand(ask, now) {
                     return Err(access);
                 }
                 let candidates = match ask.scope.kind {
@@ -235,7 +296,7 @@ impl Directory {
                 };
                 let values = match &mut values {
                     Ok(values) => values,
-                    Err(error) => return Err(error.clone()),
+                    Err(error) => return self.doubtful(ask, now).ok_or_else(|| error.clone()),
                 };
                 let mut first = None;
                 for candidate in candidates {
@@ -246,26 +307,40 @@ impl Directory {
                         first = Some((candidate, value));
                     }
                 }
-                let Some((candidate, value)) = first else {
-                    self.lose(ask);
-                    return Ok(None);
-                };
-                let digest = self.hasher.hash_one(&*value);
-                if let Some(access) = self.confirm(&ask, &candidate, digest, now) {
+                if let Some((candidate, value)) = &first
+                    && let Some(access) = self.confirm(ask, candidate, value, now)
+                {
                     return Ok(Some(access));
                 }
-                match self.make(&ask.scope, candidate, &value, digest, now) {
-                    Some(access) => Ok(Some(self.keep(ask, access, changes))),
-                    None => {
-                        self.lose(ask);
-                        Ok(None)
-                    }
+                let found = first.and_then(|(candidate, value)| {
+                    let access = self.make(&ask.scope, candidate, &value, now)?;
+                    Some((access, value))
+                });
+                // What was known before has been read anew, whatever came of it.
+                if let Some(before) = self.state().by_token.remove(&ask.place()) {
+                    before.set_changed();
                 }
+                Ok(found.map(|(access, value)| {
+                    let scope = Arc::clone(&ask.scope);
+                    let access = self.keep(ask, access, changes);
+                    self.homes.note(&access, &scope, &value);
+                    access
+                }))
             })
             .collect()
     }
 
     fn at_hand(&self, ask: &Ask, now: Instant) -> Option<Arc<Access>> {
+        self.known(ask, now).filter(|access| !access.is_stale())
+    }
+
+    /// What was read in time and may have changed since, while the store does not say.
+    fn doubtful(&self, ask: &Ask, now: Instant) -> Option<Option<Arc<Access>>> {
+        let known = self.known(ask, now);
+        known.filter(|access| !access.is_changed()).map(Some)
+    }
+
+    fn known(&self, ask: &Ask, now: Instant) -> Option<Arc<Access>> {
         let state = self.state();
         let access = state.by_token.get(&ask.place())?;
         let fresh = if ask.is_ahead {
@@ -273,7 +348,7 @@ impl Directory {
         } else {
             self.fresh
         };
-        (!access.is_stale() && access.age(now) < fresh).then(|| Arc::clone(access))
+        (access.age(now) < fresh).then(|| Arc::clone(access))
     }
 
     /// The access that there was, when the store has what it was made from still.
@@ -281,14 +356,14 @@ impl Directory {
         &self,
         ask: &Ask,
         candidate: &Candidate,
-        digest: u64,
+        value: &[u8],
         now: Instant,
     ) -> Option<Arc<Access>> {
         let state = self.state();
         let access = state.by_token.get(&ask.place())?;
         // Changes mark it under the same lock.
         let is_good = !access.is_stale()
-            && access.is_made_from(&candidate.key, digest)
+            && access.is_made_from(&candidate.key, self.digest(value))
             && !access.pass.limits.are_makeshift();
         is_good.then(|| {
             access.confirm(now);
@@ -296,11 +371,8 @@ impl Directory {
         })
     }
 
-    /// There is no such session any more: shards that have it are told.
-    fn lose(&self, ask: Ask) {
-        if let Some(old) = self.state().by_token.remove(&ask.place()) {
-            old.set_stale();
-        }
+    fn digest(&self, value: &[u8]) -> u64 {
+        self.hasher.hash_one(value)
     }
 
     /// A session as the API sees it; `None` when it cannot be read or a policy forbids it.
@@ -309,7 +381,6 @@ impl Directory {
         scope: &Scope,
         candidate: Candidate,
         value: &[u8],
-        digest: u64,
         now: Instant,
     ) -> Option<Access> {
         let mut session = match Session::from_json_slice(value) {
@@ -337,7 +408,7 @@ impl Directory {
             allowed_urls,
             limits,
             now,
-            digest,
+            self.digest(value),
         ))
     }
 
@@ -372,7 +443,7 @@ impl Directory {
             .collect()
     }
 
-    fn keep(&self, ask: Ask, access: Access, changes: u64) -> Arc<Access> {
+    fn keep(&self, ask: &Ask, access: Access, changes: u64) -> Arc<Access> {
         let access = Arc::new(access);
         let mut state = self.state();
         if self.fresh.is_zero() {
@@ -380,7 +451,7 @@ impl Directory {
         }
         if self.changes.load(Ordering::Acquire) != changes {
             // It may have been read before the change: good for this request and no other.
-            access.set_stale();
+            access.set_changed();
             return access;
         }
         let hashed = |text: &str| HashFn::Murmur64.hex(text);
@@ -399,10 +470,7 @@ impl Directory {
                 named.push(Arc::downgrade(&access));
             }
         }
-        if let Some(old) = state.by_token.insert(ask.place(), Arc::clone(&access)) {
-            // Shards that have it ask anew, before its time.
-            old.set_stale();
-        }
+        state.by_token.insert(ask.place(), Arc::clone(&access));
         access
     }
 
@@ -431,7 +499,11 @@ mod tests {
     use crate::{
         apidef::ApiDefinition,
         limit::Settings,
-        storage::tests::{Stub, paused},
+        mailbox::{Answered, Deliver, Pending, Reply, Ticket},
+        storage::{
+            Store as _,
+            tests::{Stub, paused},
+        },
     };
 
     const HASHED: KeyNaming = KeyNaming {
@@ -473,11 +545,11 @@ mod tests {
         async fn find(&self, token: &str) -> Found {
             let scope = Arc::clone(&self.scope);
             let token = token.to_owned();
-            let is_ahead = false;
             let ask = Ask {
                 scope,
                 token,
-                is_ahead,
+                asked_us: process_us(),
+                is_ahead: false,
             };
             self.directory.find(ask).await
         }
@@ -538,6 +610,7 @@ mod tests {
             let ahead = || Ask {
                 scope: Arc::clone(&node.scope),
                 token: "mine".to_owned(),
+                asked_us: process_us(),
                 is_ahead: true,
             };
             node.stub.put("apikey-mine", r#"{"alias":"bare"}"#);
@@ -596,6 +669,120 @@ mod tests {
             assert!(node.find("mine").await.unwrap().is_some(), "at hand");
             let away = StoreError::Away("down".to_owned());
             assert_eq!(node.find("other").await.err(), Some(away));
+        });
+    }
+
+    #[test]
+    fn after_missed_messages_a_session_is_read_anew_or_lives_on_until_the_store_answers() {
+        paused(async {
+            let node = Node::new(HASHED, MINUTE).await;
+            let stored = keys::session(&HASHED.name(&HASHED.key("org", "mine").unwrap()));
+            node.stub.put(&stored, r#"{"alias":"before"}"#);
+            let held = node.find("mine").await.unwrap().unwrap();
+            node.directory.all_doubtful();
+            assert!(held.is_stale(), "shards ask");
+            node.stub.fail("down");
+            node.directory.sweep();
+            for _ in 0..2 {
+                assert_eq!(Node::alias(&node.find("mine").await), "before");
+                assert!(node.find("stranger").await.is_err());
+            }
+            node.stub.heal();
+            node.stub.put(&stored, r#"{"alias":"after"}"#);
+            assert_eq!(Node::alias(&node.find("mine").await), "after");
+            // What is known to have changed does not live on, nor what is known to be gone.
+            node.directory.all_doubtful();
+            node.stub.delete(&stored).await.unwrap();
+            assert!(node.find("mine").await.unwrap().is_none());
+            node.stub.fail("down");
+            assert!(node.find("mine").await.is_err());
+            node.stub.heal();
+            node.stub.put(&stored, r#"{"alias":"after"}"#);
+            assert_eq!(Node::alias(&node.find("mine").await), "after");
+            node.directory.all_doubtful();
+            node.directory.changed(["mine"]);
+            node.stub.fail("down");
+            assert!(node.find("mine").await.is_err());
+            node.stub.heal();
+            assert_eq!(Node::alias(&node.find("mine").await), "after");
+            node.directory.all_changed();
+            node.directory.all_doubtful();
+            node.stub.fail("down");
+            assert!(node.find("mine").await.is_err());
+        });
+    }
+
+    /// Who was answered, whether with a session, and when.
+    #[derive(Default)]
+    struct Answers(Mutex<Vec<(Ticket, bool, tokio::time::Instant)>>);
+
+    impl Deliver<Found> for Answers {
+        fn deliver(&self, answered: Answered<Found>) {
+            let is_found = matches!(answered.outcome, Ok(Ok(Some(_))));
+            let mut answers = self.0.lock().unwrap();
+            answers.push((answered.ticket, is_found, tokio::time::Instant::now()));
+        }
+    }
+
+    #[test]
+    fn each_question_is_answered_when_its_own_time_is_over() {
+        paused(async {
+            let node = Node::new(KeyNaming::default(), MINUTE).await;
+            node.stub.put("apikey-orgdoubtful", "{}");
+            node.stub.put("apikey-orgknown", "{}");
+            assert!(node.find("doubtful").await.unwrap().is_some());
+            node.directory.all_doubtful();
+            assert!(node.find("known").await.unwrap().is_some());
+            node.stub.hang();
+            let (answers, pending) = (Arc::new(Answers::default()), Pending::<Found>::new(8));
+            let mut waits = Vec::new();
+            // The age of each question in milliseconds, when it is answered, and whether well.
+            let cases = [
+                ("fresh", 0, 100, false),
+                ("old", 70, 30, false),
+                ("older", 95, 5, false),
+                ("late", 500, 0, false),
+                ("doubtful", 60, 40, true),
+                ("known", 0, 0, true),
+            ];
+            let questions = cases.map(|(token, age_ms, ..)| {
+                let (ticket, wait) = pending.ask(u64::MAX).unwrap();
+                waits.push((ticket, wait));
+                Question {
+                    payload: Ask {
+                        scope: Arc::clone(&node.scope),
+                        token: token.to_owned(),
+                        asked_us: (1_000 - age_ms) * 1_000,
+                        is_ahead: false,
+                    },
+                    deadline_ms: u64::MAX,
+                    reply: Reply::new(Arc::clone(&answers) as Arc<dyn Deliver<Found>>, ticket),
+                }
+            });
+            let began = tokio::time::Instant::now();
+            node.directory.answer(questions.into(), 1_000_000).await;
+            let answers = answers.0.lock().unwrap();
+            for ((token, _, at_ms, is_found), (ticket, _)) in cases.iter().zip(&waits) {
+                let of = answers.iter().find(|(answered, ..)| answered == ticket);
+                let (_, found, at) = of.unwrap();
+                assert_eq!(found, is_found, "{token}");
+                assert_eq!((*at - began).as_millis(), *at_ms, "{token}");
+            }
+        });
+    }
+
+    #[test]
+    fn a_doubtful_session_lives_no_longer_than_any_other() {
+        paused(async {
+            let short = Duration::from_millis(5);
+            let node = Node::new(KeyNaming::default(), short).await;
+            node.stub.put("apikey-orgmine", "{}");
+            let held = node.find("mine").await.unwrap().unwrap();
+            node.directory.all_doubtful();
+            node.stub.fail("down");
+            std::thread::sleep(short);
+            assert!(held.age(now()) >= short);
+            assert!(node.find("mine").await.is_err());
         });
     }
 

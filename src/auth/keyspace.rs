@@ -299,33 +299,42 @@ impl Keyspace {
     }
 
     fn aliases(&self, at: &KeyRef, session: &Session) -> Vec<String> {
-        let mut names = vec![at.name.clone()];
-        let mut add = |name: String| {
-            if !name.is_empty() && !names.contains(&name) {
-                names.push(name);
-            }
-        };
-        if let Some(key) = &at.key {
-            let org = if at.org_id.is_empty() {
-                &session.org_id
-            } else {
-                &at.org_id
-            };
-            let id = token_id(key).unwrap_or_else(|| {
-                let id = key.strip_prefix(org.as_str()).unwrap_or(key);
-                id.to_owned()
-            });
-            for presented in [key.clone(), id] {
-                if self.naming.is_hashed {
-                    // Tyk keeps sessions under this hash of what was presented, whatever the key's
-                    // own function is.
-                    add(HashFn::Murmur64.hex(&presented));
-                }
-                add(presented);
-            }
-        }
-        names
+        aliases(&self.naming, at, session)
     }
+}
+
+/// Behind a name in a message: only the quota of the stored session is new. Tyk cuts what stands
+/// behind a colon, and reads the session anew; who takes quotas from their counters need not.
+pub const QUOTA_ONLY: &str = ":quota";
+
+/// See [`Notifier::key_changed`].
+pub(super) fn aliases(naming: &KeyNaming, at: &KeyRef, session: &Session) -> Vec<String> {
+    let mut names = vec![at.name.clone()];
+    let mut add = |name: String| {
+        if !name.is_empty() && !names.contains(&name) {
+            names.push(name);
+        }
+    };
+    if let Some(key) = &at.key {
+        let org = if at.org_id.is_empty() {
+            &session.org_id
+        } else {
+            &at.org_id
+        };
+        let id = token_id(key).unwrap_or_else(|| {
+            let id = key.strip_prefix(org.as_str()).unwrap_or(key);
+            id.to_owned()
+        });
+        for presented in [key.clone(), id] {
+            if naming.is_hashed {
+                // Tyk keeps sessions under this hash of what was presented, whatever the key's
+                // own function is.
+                add(HashFn::Murmur64.hex(&presented));
+            }
+            add(presented);
+        }
+    }
+    names
 }
 
 /// Counters of one key.
@@ -372,7 +381,7 @@ pub fn now() -> Duration {
         .unwrap_or_default()
 }
 
-fn ttl(lifetime_s: i64) -> Option<Duration> {
+pub(super) fn ttl(lifetime_s: i64) -> Option<Duration> {
     let seconds = u64::try_from(lifetime_s)
         .ok()
         .filter(|seconds| *seconds > 0)?;

@@ -6,3 +6,4 @@ pub mod keyspace;
 pub mod limits;
 pub mod password;
 pub mod token;
+pub mod write_back;

@@ -36,13 +36,15 @@ pub(super) fn run(name: &str, vars: &Vars) -> ExitCode {
         Ok(loaded) => loaded,
         Err(why) => return super::fail(name, &format!("{}: {why}", folder.display())),
     };
-    super::start::start_log(&loaded.config, false, vars);
+    let remote_logs = super::start::start_log(&loaded.config, false, vars);
     if let Err(errors) = super::start::report(&loaded) {
         return super::fail(name, &errors);
     }
     boot::run(boot::Options {
         config: loaded,
         quickstart: true,
+        is_instrumented: false,
+        remote_logs,
     })
 }
 

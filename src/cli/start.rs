@@ -9,7 +9,8 @@ use crate::{
     config::{Config, Loaded, Severity, Vars},
     error::LoadError,
     log,
-    server::boot,
+    server::{boot, telemetry::host},
+    telemetry::{LogWriter, RemoteLog},
 };
 
 /// Where a configuration is looked for without `--conf`.
@@ -41,7 +42,7 @@ pub(super) struct StartArguments {
     /// Accepted without effect
     #[arg(long)]
     httpprofile: bool,
-    /// Accepted without effect
+    /// Sends figures to StatsD, as TYK_INSTRUMENTATION=1 does
     #[arg(long = "log-instrumentation")]
     log_instrumentation: bool,
 }
@@ -51,7 +52,7 @@ pub(super) fn run(name: &str, arguments: &StartArguments, vars: &Vars) -> ExitCo
         Ok(loaded) => loaded,
         Err(why) => return super::fail(name, &why.to_string()),
     };
-    start_log(&loaded.config, arguments.debug, vars);
+    let remote_logs = start_log(&loaded.config, arguments.debug, vars);
     if let Some(port) = &arguments.port {
         match port.parse::<u16>() {
             Ok(port) if port > 0 => loaded.config.listen_port = port.into(),
@@ -65,7 +66,6 @@ pub(super) fn run(name: &str, arguments: &StartArguments, vars: &Vars) -> ExitCo
         (arguments.blockprofile, "--blockprofile"),
         (arguments.mutexprofile, "--mutexprofile"),
         (arguments.httpprofile, "--httpprofile"),
-        (arguments.log_instrumentation, "--log-instrumentation"),
     ];
     for (_, flag) in ignored.iter().filter(|(given, _)| *given) {
         tracing::warn!(prefix = "main", flag, "flag accepted without effect");
@@ -76,11 +76,14 @@ pub(super) fn run(name: &str, arguments: &StartArguments, vars: &Vars) -> ExitCo
     boot::run(boot::Options {
         config: loaded,
         quickstart: false,
+        is_instrumented: arguments.log_instrumentation,
+        remote_logs,
     })
 }
 
-/// Sets logging up as configuration and environment want it.
-pub(super) fn start_log(config: &Config, debug: bool, vars: &Vars) {
+/// Sets logging up as configuration and environment want it. Lines for other machines wait until
+/// their writers are started.
+pub(super) fn start_log(config: &Config, debug: bool, vars: &Vars) -> Vec<(RemoteLog, LogWriter)> {
     let level = match debug {
         true => tracing::Level::DEBUG,
         false => log::choose_level(
@@ -89,7 +92,32 @@ pub(super) fn start_log(config: &Config, debug: bool, vars: &Vars) {
         ),
     };
     let form = vars.get("TYK_LOGFORMAT").unwrap_or(&config.log_format);
-    log::start(level, log::Form::choose(form));
+    let form = log::Form::choose(form);
+    let (mut remote_logs, mut hooks, mut unusable) = (Vec::new(), Vec::new(), Vec::new());
+    let mut add = |form, made| match made {
+        Ok((log, writer)) => {
+            let lines: RemoteLog = log;
+            let to_send = lines.clone();
+            let hook: log::Hook = Box::new(move |level, line| to_send.send(level, line));
+            hooks.push((form, hook));
+            remote_logs.push((lines, writer));
+        }
+        Err(why) => unusable.push(why),
+    };
+    if config.use_syslog {
+        let (transport, address) = (&config.syslog_transport, &config.syslog_network_addr);
+        add(form, RemoteLog::syslog(transport, address, &host()));
+    }
+    if config.use_logstash {
+        let (transport, address) = (&config.logstash_transport, &config.logstash_network_addr);
+        add(log::Form::Logstash, RemoteLog::logstash(transport, address));
+    }
+    log::start(level, form, hooks);
+    for why in unusable {
+        let why: String = why;
+        tracing::error!(prefix = "main", "{why}; lines do not go there");
+    }
+    remote_logs
 }
 
 /// Logs unknown keys and findings; `Err` joins those that forbid a start.

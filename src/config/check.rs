@@ -323,30 +323,12 @@ impl Config {
         let missing = [
             (self.newrelic.app_name.is_empty(), "/newrelic", "New Relic"),
             (!self.use_sentry, "/use_sentry", "Sentry"),
-            (!self.use_syslog, "/use_syslog", "syslog"),
             (!self.use_graylog, "/use_graylog", "Graylog"),
-            (!self.use_logstash, "/use_logstash", "Logstash"),
             (!self.use_redis_log, "/use_redis_log", "logging to Redis"),
-            (!self.tracing.enabled, "/tracing", "OpenTracing"),
             (
-                !self.opentelemetry.enabled,
-                "/opentelemetry",
-                "OpenTelemetry",
-            ),
-            (
-                !self.analytics_config.enable_detailed_recording,
-                "/analytics_config/enable_detailed_recording",
-                "records of whole requests",
-            ),
-            (
-                !self.enforce_org_data_age,
-                "/enforce_org_data_age",
-                "the age of records by organisation",
-            ),
-            (
-                !self.enforce_org_data_detail_logging,
-                "/enforce_org_data_detail_logging",
-                "records of whole requests by organisation",
+                !self.tracing.enabled,
+                "/tracing",
+                "OpenTracing (deprecated in Tyk; opentelemetry is there)",
             ),
             (!self.enable_jsvm, "/enable_jsvm", "JavaScript"),
             (
@@ -363,11 +345,6 @@ impl Config {
                 self.event_handlers.events.is_empty(),
                 "/event_handlers",
                 "event handlers",
-            ),
-            (
-                self.statsd_connection_string.is_empty(),
-                "/statsd_connection_string",
-                "StatsD",
             ),
             (
                 !self.http_server_options.enable_http2,
@@ -399,11 +376,6 @@ impl Config {
                 self.version_header.is_empty(),
                 "/version_header",
                 "the version in answers",
-            ),
-            (
-                !self.health_check.enable_health_checks,
-                "/health_check",
-                "figures of /tyk/health (/metrics has others)",
             ),
             (!self.track_404_logs, "/track_404_logs", "a log of 404s"),
             (

@@ -622,10 +622,6 @@ fn values_without_meaning_are_refused_before_start() {
             r#"{"http_server_options": {"read_timeout": 1}}"#,
             "/http_server_options/read_timeout",
         ),
-        (
-            r#"{"analytics_config": {"enable_detailed_recording": true}}"#,
-            "/analytics_config/enable_detailed_recording",
-        ),
     ] {
         finding(text, pointer, Some(Severity::Warning));
     }

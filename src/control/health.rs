@@ -14,7 +14,8 @@ use serde::Serialize;
 
 use crate::{
     gateway::reload::{Gateway, Readiness},
-    metrics::Registry,
+    metrics::{Registry, Window},
+    net::watch::process_ms,
     storage::Probe,
 };
 
@@ -92,32 +93,39 @@ pub(super) fn ready(readiness: Readiness, registry: &Registry) -> Response {
 }
 
 /// `GET /tyk/health`: figures of one API, off by default and deprecated in Tyk.
-///
-/// `// Tyk differs:` there are no such figures here; who has switched them on is told where to find
-/// others.
+// Tyk differs: they are those of this node, from its own counters; in Tyk every request adds to sets
+// in Redis. The latency is the upstream's, where Tyk takes the whole request's.
 pub(super) fn api_health(
-    is_enabled: bool,
+    window: Option<&Window>,
     gateway: &dyn Gateway,
+    registry: &Registry,
     asked: &[(String, String)],
-) -> (StatusCode, String) {
+) -> Result<String, (StatusCode, String)> {
     let api_id = asked.iter().find(|(key, _)| key == "api_id");
     let api_id = api_id.map_or("", |(_, value)| value.as_str());
-    let (status, why) = if !is_enabled {
-        (
-            StatusCode::BAD_REQUEST,
-            "Health checks are not enabled for this node",
-        )
-    } else if api_id.is_empty() {
-        (StatusCode::BAD_REQUEST, "missing api_id parameter")
-    } else if !gateway.definitions().iter().any(|api| api.api_id == api_id) {
-        (StatusCode::NOT_FOUND, "API ID not found")
-    } else {
-        (
-            StatusCode::NOT_IMPLEMENTED,
-            "Health figures of an API are not there; /metrics has them",
-        )
+    let refuse = |status, why: &str| Err((status, why.to_owned()));
+    let Some(window) = window else {
+        let why = "Health checks are not enabled for this node";
+        return refuse(StatusCode::BAD_REQUEST, why);
     };
-    (status, why.to_owned())
+    if api_id.is_empty() {
+        return refuse(StatusCode::BAD_REQUEST, "missing api_id parameter");
+    }
+    if !gateway.definitions().iter().any(|api| api.api_id == api_id) {
+        return refuse(StatusCode::NOT_FOUND, "API ID not found");
+    }
+    let figures = window.figures(process_ms(), api_id, &registry.api(api_id).sums());
+    // Go writes a number without a fraction as an integer, as `Display` does.
+    Ok(format!(
+        "{{\"throttle_reqests_per_second\":{},\"quota_violations_per_second\":{},\
+         \"key_failures_per_second\":{},\"average_upstream_latency\":{},\
+         \"average_requests_per_second\":{}}}",
+        figures.throttled,
+        figures.quota_violations,
+        figures.key_failures,
+        figures.upstream_latency_ms,
+        figures.requests
+    ))
 }
 
 /// The Prometheus page.

@@ -14,6 +14,7 @@
 
 mod apis;
 mod cache;
+mod debug;
 mod health;
 mod keys;
 mod oas;
@@ -23,10 +24,10 @@ mod reload;
 mod schema;
 mod versions;
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use axum::{
-    Router,
+    Extension, Router,
     body::{Body, Bytes},
     extract::{DefaultBodyLimit, Path, Query, State},
     http::{HeaderValue, Method, Request, StatusCode, Uri, header},
@@ -37,6 +38,8 @@ use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 use tower::ServiceExt as _;
 
+pub use debug::{Debugger, End, Outcome};
+
 use crate::{
     auth::keyspace::Keyspace,
     config::Config,
@@ -44,9 +47,11 @@ use crate::{
         folder::Folder,
         reload::{Bell, Gateway},
     },
-    metrics::Registry,
+    metrics::{Registry, Window},
+    net::watch::process_us,
     policy,
     storage::{Liveness, Owner},
+    telemetry::StatsD,
 };
 
 /// Largest content of a call when `max_request_body_size` says nothing.
@@ -115,6 +120,10 @@ pub struct Setup<'a> {
     pub registry: Arc<Registry>,
     pub keyspace: Arc<Keyspace>,
     pub policies: Arc<policy::Current>,
+    pub debugger: Arc<dyn Debugger>,
+    /// `None` without `health_check.enable_health_checks`.
+    pub health: Option<Arc<Window>>,
+    pub statsd: Option<StatsD>,
 }
 
 /// The control API.
@@ -139,11 +148,13 @@ struct Parts {
     keys: keys::Keys,
     keyspace: Arc<Keyspace>,
     policies: Arc<policy::Current>,
+    debugger: Arc<dyn Debugger>,
     policy_files: Folder,
     /// `suppress_default_org_store`
     suppresses_default_org: bool,
-    /// `health_check.enable_health_checks`
-    has_health: bool,
+    /// `None` without `health_check.enable_health_checks`.
+    health: Option<Arc<Window>>,
+    statsd: Option<StatsD>,
 }
 
 impl Control {
@@ -167,9 +178,11 @@ impl Control {
             ),
             keyspace: setup.keyspace,
             policies: setup.policies,
+            debugger: setup.debugger,
             policy_files: Folder::new(policy_dir(config)),
             suppresses_default_org: config.suppress_default_org_store,
-            has_health: config.health_check.enable_health_checks,
+            health: setup.health,
+            statsd: setup.statsd,
             gateway: setup.gateway,
             bell: setup.bell,
             owner: setup.owner,
@@ -193,8 +206,21 @@ impl Control {
     pub async fn call(&self, call: Call) -> Answer {
         let (peer, method) = (call.peer, call.method.clone());
         let path = path_of(&call.path_and_query).to_owned();
+        let began_us = process_us();
         let response = self.respond(call).await;
         let status = response.status().as_u16();
+        if let Some(statsd) = &self.parts.statsd
+            && path.starts_with("/tyk/")
+        {
+            // Who has no secret has made no call, as in Tyk.
+            if status != 403 {
+                let took_us = process_us().saturating_sub(began_us);
+                statsd.system_api_call(Duration::from_micros(took_us));
+            }
+            if status != 200 {
+                statsd.system_api_error(status);
+            }
+        }
         tracing::debug!(prefix = "api", %peer, method, path, status, "control call");
         answer(response).await
     }
@@ -279,6 +305,7 @@ impl Parts {
         };
         let method = Method::from_bytes(method.as_bytes()).ok()?;
         let mut request = Request::new(Body::from(call.body));
+        request.extensions_mut().insert(Peer(call.peer));
         *request.method_mut() = method;
         *request.uri_mut() = target;
         Some(request)
@@ -388,8 +415,19 @@ fn routes(paths: &Paths) -> Router<Arc<Parts>> {
         .route(
             "/tyk/health",
             get(async |State(parts): Shared, Query(asked): Asked| {
-                health::api_health(parts.has_health, &*parts.gateway, &asked)
+                let window = parts.health.as_deref();
+                health::api_health(window, &*parts.gateway, &parts.registry, &asked).map(json)
             }),
+        )
+        .route(
+            "/tyk/debug",
+            post(
+                async |State(parts): Shared,
+                       Extension(Peer(peer)): Extension<Peer>,
+                       body: Bytes| {
+                    debug::debug(&*parts.debugger, &body, peer).await
+                },
+            ),
         )
         .route("/tyk/cache/{id}", delete(async || cache::invalidate()))
         .merge(key_routes())
@@ -402,6 +440,10 @@ fn routes(paths: &Paths) -> Router<Arc<Parts>> {
         // The limit is kept before a call gets here.
         .layer(DefaultBodyLimit::disable())
 }
+
+/// Where a call came from.
+#[derive(Clone, Copy)]
+struct Peer(SocketAddr);
 
 type Shared = State<Arc<Parts>>;
 type Asked = Query<Vec<(String, String)>>;

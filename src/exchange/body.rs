@@ -1,7 +1,7 @@
 //! The content of a request as it arrives: bounded, timed, never past its end.
 
 use crate::{
-    exchange::{Client, Local},
+    exchange::{Client, Local, detail::Captured},
     http::h1::{Framing, Limits, Refusal, chunked},
     net::{io::Transport, watch::AtDeadline},
 };
@@ -33,6 +33,8 @@ pub struct Incoming {
     waited_ms: u64,
     forgiven_ms: u64,
     complete: bool,
+    /// What of the content is recorded.
+    captured: Option<Box<Captured>>,
 }
 
 impl Incoming {
@@ -54,6 +56,24 @@ impl Incoming {
             waited_ms: 0,
             forgiven_ms: 0,
             complete,
+            captured: None,
+        }
+    }
+
+    /// Keeps a copy of what is taken and read from now on.
+    pub fn capture(&mut self) {
+        self.captured = Some(Box::default());
+    }
+
+    /// The copy.
+    pub fn captured(&mut self) -> Captured {
+        self.captured.take().map(|kept| *kept).unwrap_or_default()
+    }
+
+    #[inline]
+    fn keep(&mut self, data: &[u8]) {
+        if let Some(captured) = &mut self.captured {
+            captured.push(data);
         }
     }
 
@@ -97,7 +117,9 @@ impl Incoming {
             let len = usize::try_from(self.remaining)
                 .unwrap_or(usize::MAX)
                 .min(input.len());
-            out.extend_from_slice(input.get(..len).unwrap_or_default());
+            let data = input.get(..len).unwrap_or_default();
+            out.extend_from_slice(data);
+            self.keep(data);
             self.advance(len as u64)?;
             return Ok(len);
         }
@@ -115,6 +137,7 @@ impl Incoming {
                         return Err(BodyFault::TooLarge);
                     }
                     let data = rest.get(skip..skip + len).unwrap_or_default();
+                    self.keep(data);
                     if reframe {
                         chunked::encode_header(out, len);
                         out.extend_from_slice(data);
@@ -193,6 +216,7 @@ impl Incoming {
                         .borrow_mut()
                         .extend_from_slice(buf.get(end..).unwrap_or_default());
                     buf.truncate(end);
+                    self.keep(buf.get(before..).unwrap_or_default());
                     return (self.advance(len), buf);
                 }
                 (Ok(()), buf)

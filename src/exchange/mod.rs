@@ -20,11 +20,13 @@ use crate::{
     net::{
         buffers::Buffers,
         io::Stream,
-        watch::{Deadline, Watch},
+        watch::{Deadline, Watch, process_us},
     },
+    telemetry::{Step, Trace, Tracer},
 };
 
 pub mod body;
+pub mod detail;
 pub mod limits;
 pub mod path_set;
 pub mod sessions;
@@ -61,6 +63,8 @@ pub struct Settings {
     /// How long a session counts without being read again; 0: for one request.
     pub session_fresh_ms: u64,
     pub access_log: crate::config::AccessLog,
+    /// StatsD is told how long steps of chains take.
+    pub times_steps: bool,
 }
 
 /// What the exchanges of one shard share.
@@ -73,6 +77,8 @@ pub struct Local {
     pub limiters: limits::Limiters,
     /// Where records go; `None` while analytics are off.
     pub records: Option<Producer>,
+    /// Where spans go; `None` while OpenTelemetry is off.
+    pub tracer: Option<Tracer>,
     /// The number of this shard.
     pub index: usize,
     /// The process is going away: answers close their connection.
@@ -91,6 +97,7 @@ impl Local {
         sessions: sessions::Sessions,
         limiters: limits::Limiters,
         records: Option<Producer>,
+        tracer: Option<Tracer>,
         index: usize,
     ) -> Self {
         Self {
@@ -101,6 +108,7 @@ impl Local {
             sessions,
             limiters,
             records,
+            tracer,
             index,
             draining: Cell::new(false),
             ending: Cell::new(false),
@@ -156,10 +164,16 @@ pub struct Ctx {
     pub access: Option<Rc<sessions::Held>>,
     /// Authentication let the request pass without a session, because the store is away.
     pub is_let_in: bool,
+    /// When a question to the store was asked in vain: the next one has what is left of its time.
+    pub store_asked_us: Option<u64>,
     /// How far it came, for counters and records.
     pub course: Course,
     /// What goes upstream otherwise than it came.
     pub edits: Option<Box<Edits>>,
+    /// Its place in its trace, where the API has a tracer.
+    pub trace: Option<Trace>,
+    /// The steps that have run, where somebody times them.
+    pub steps: Vec<Step>,
 }
 
 /// How far a request came, and when. Times are those of [`process_us`](crate::net::watch::process_us).
@@ -172,12 +186,43 @@ pub struct Course {
     pub answered_us: Cell<u64>,
     /// Why it was turned away; empty: it was not.
     pub refused: &'static str,
-    /// A record of it is wanted, so what that needs is kept.
+    /// The same, where it is one of Tyk's refusals.
+    pub reject: Option<Reject>,
+    /// What a step said that turned a traced request away in words of its own.
+    pub message: Option<Box<str>>,
+    /// A record or spans of it are wanted, so what they need is kept.
     pub is_recorded: bool,
-    /// The path as the upstream got it, where a record is wanted.
+    /// Bytes of the answer's content that have gone to the client.
+    pub content_bytes: Cell<u64>,
+    /// The path as the upstream got it, where a record or spans are wanted.
     pub upstream_path: Vec<u8>,
-    /// The authority of the target, where that is not the first and a record is wanted.
+    /// The authority of the target, where that is not the first and a record or spans are wanted.
     pub target: Option<Vec<u8>>,
+    /// What the endpoint says about the record.
+    pub tracking: Tracking,
+    /// What the organisation says about it.
+    pub organisation: OfOrganisation,
+    /// What passes, where the record is to have it whole.
+    pub detail: Option<Box<detail::Detail>>,
+}
+
+/// What becomes of a request's record because of its endpoint.
+#[derive(Debug, Default)]
+pub enum Tracking {
+    #[default]
+    Plain,
+    /// The pattern stands for the path.
+    Pattern(Arc<[u8]>),
+    /// There is none.
+    Off,
+}
+
+/// What an organisation decides about records; `None`: what the API or `tyk.conf` says.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct OfOrganisation {
+    /// Seconds.
+    pub expire_after_s: Option<i64>,
+    pub is_detailed: Option<bool>,
 }
 
 /// Changes of a request on its way upstream.
@@ -233,6 +278,12 @@ impl Ctx {
         }
     }
 
+    /// From when on this request waits for the store.
+    #[must_use]
+    pub fn store_asked_us(&self) -> u64 {
+        self.store_asked_us.unwrap_or_else(process_us)
+    }
+
     /// For changing what goes upstream.
     pub fn edits(&mut self) -> &mut Edits {
         self.edits.get_or_insert_default()
@@ -269,8 +320,11 @@ impl Ctx {
         self.quota = [0; 3];
         self.access = None;
         self.is_let_in = false;
+        self.store_asked_us = None;
         self.edits = None;
         self.course = Course::default();
+        self.trace = None;
+        self.steps.clear();
     }
 }
 

@@ -19,7 +19,7 @@ use crate::{
         directory::{Ask, Found},
     },
     mailbox::{Line, NoAnswer},
-    net::watch::{Clock, TICK_MS},
+    net::watch::{Clock, TICK_MS, process_us},
 };
 
 /// Sessions that a shard keeps. With more in use, some are asked for again.
@@ -213,10 +213,11 @@ impl Sessions {
     pub fn left_over(&self, scope: &Scope, token: &[u8]) -> Option<Rc<Held>> {
         let kept = self.kept.borrow();
         let held = kept.by_hash.get(&self.hash(scope, token))?;
-        (held.is_of(scope, token) && !held.is_stale()).then(|| Rc::clone(held))
+        (held.is_of(scope, token) && !held.is_changed()).then(|| Rc::clone(held))
     }
 
-    /// The session of a key, asked for. `Ok(None)`: there is none, or none that counts.
+    /// The session of a key, asked for. `Ok(None)`: there is none, or none that counts. The time to
+    /// answer runs from `asked_us`, by [`process_us`](crate::net::watch::process_us).
     ///
     /// # Errors
     /// [`NoAnswer`] when the store's thread is overloaded or gone, the deadline passed, or the store
@@ -225,15 +226,18 @@ impl Sessions {
         &self,
         scope: &Arc<Scope>,
         token: &str,
+        asked_us: u64,
         clock: &Clock,
     ) -> Result<Option<Rc<Held>>, NoAnswer> {
         let ask = Ask {
             scope: Arc::clone(scope),
             token: token.to_owned(),
+            asked_us,
             is_ahead: false,
         };
-        // The clock is behind by up to a tick: without it, a question that is asked just before the
-        // next tick would have no time at all.
+        // The other side answers by itself in time, exactly. Here is seen to it when that side has
+        // no time, by a clock that is behind by up to a tick: without it, a question that is asked
+        // just before the next tick would have no time at all.
         let deadline_ms = clock.now_ms() + self.deadline_ms + TICK_MS;
         let found = self.line.ask(ask, deadline_ms).await?;
         let Some(access) = found.map_err(|_| NoAnswer::Gone)? else {
@@ -282,6 +286,7 @@ impl Sessions {
             self.wanted.borrow_mut().push(Ask {
                 scope: Arc::clone(&held.scope),
                 token: token.to_owned(),
+                asked_us: process_us(),
                 is_ahead: true,
             });
         }
@@ -321,7 +326,7 @@ impl Sessions {
         // What is over may still be of use while the store is away, for as long again.
         let keep_ms = self.fresh_ms * 6;
         kept.by_hash
-            .retain(|_, held| !held.is_stale() && held.due_ms.get() + keep_ms > now_ms);
+            .retain(|_, held| !held.is_changed() && held.due_ms.get() + keep_ms > now_ms);
         kept.absent.retain(|_, until_ms| now_ms < *until_ms);
     }
 
@@ -432,9 +437,9 @@ mod tests {
         assert!(sessions.at_hand(&scope, b"toker", 0).is_none());
         let other = Scope::of_organisation("org");
         assert!(sessions.at_hand(&other, b"token", 0).is_none());
-        read_ago(&scope, Duration::ZERO).set_stale();
+        read_ago(&scope, Duration::ZERO).set_changed();
         assert!(sessions.at_hand(&scope, b"token", 0).is_some());
-        access.set_stale();
+        access.set_changed();
         assert!(sessions.at_hand(&scope, b"token", 0).is_none());
         assert!(sessions.left_over(&scope, b"token").is_none());
     }
@@ -444,7 +449,7 @@ mod tests {
         let (sessions, _desk, _inbox) = sessions();
         let watch = Watch::new();
         let scope = Arc::new(Scope::of_organisation("org"));
-        let mut answer = pin!(sessions.find(&scope, "org", watch.clock()));
+        let mut answer = pin!(sessions.find(&scope, "org", 0, watch.clock()));
         let mut cx = Context::from_waker(Waker::noop());
         assert!(answer.as_mut().poll(&mut cx).is_pending());
         // The next tick may come a moment after the question.

@@ -6,9 +6,11 @@ use std::borrow::Cow;
 
 use crate::{
     analytics::{FieldValues, Hit, Latency},
-    exchange::{Client, Ctx, Local},
-    gateway::{serve::Served, snapshot::Mount},
+    error::Reject,
+    exchange::{Client, Ctx, Local, Tracking},
+    gateway::{detail, serve::Served, snapshot::Mount, trace},
     http::h1::{FieldName, Framing},
+    metrics::Refusal,
     net::watch::{process_us, unix_ms},
 };
 
@@ -31,14 +33,24 @@ pub fn note(local: &Local, client: &Client, mount: &Mount, cx: &Ctx, served: Ser
         counters.response(served.status);
         counters.took(gateway_us, upstream_us.unwrap_or(0));
         if !course.refused.is_empty() {
-            counters.refusal();
+            counters.refusal(kind_of(course.reject));
         }
     }
+    if mount.api.times_steps || cx.trace.is_some() {
+        trace::end(local, client, mount, cx, served, now_us);
+    }
     if let (Some(recorder), Some(records)) = (&mount.api.recorder, &local.records) {
+        let tracked_path = match &course.tracking {
+            Tracking::Plain => None,
+            Tracking::Pattern(pattern) => Some(&**pattern),
+            Tracking::Off => return,
+        };
         let ip = cx.real_ip(client.peer.ip(), &local.settings);
         if served.is_cut() || recorder.ignores(&ip) {
             return;
         }
+        let texts = course.detail.as_ref().map(|kept| detail::texts(cx, kept));
+        let (raw_request, raw_response) = texts.unwrap_or_default();
         let is_proxied = answered_us > 0;
         let path = if is_proxied {
             Cow::Borrowed(course.upstream_path.as_slice())
@@ -61,7 +73,7 @@ pub fn note(local: &Local, client: &Client, mount: &Mount, cx: &Ctx, served: Ser
             method: cx.part(cx.head.method_span),
             host: course.target.as_deref().filter(|_| is_proxied),
             path: &path,
-            tracked_path: None,
+            tracked_path,
             content_length: match cx.head.framing {
                 Framing::Length(length) => i64::try_from(length).unwrap_or(i64::MAX),
                 Framing::Chunked => -1,
@@ -76,11 +88,24 @@ pub fn note(local: &Local, client: &Client, mount: &Mount, cx: &Ctx, served: Ser
             identity: cx.access.as_ref().map(|access| &access.identity),
             fields: &Fields(cx),
             is_cached: false,
-            expire_after_s: None,
-            raw_request: b"",
-            raw_response: b"",
+            expire_after_s: course.organisation.expire_after_s,
+            raw_request: &raw_request,
+            raw_response: &raw_response,
         };
         records.record(recorder, &hit);
+    }
+}
+
+/// What `/tyk/health` and `/metrics` tell apart. As in Tyk, an address that is not let in counts as
+/// a failure of the key, and a missing key does not.
+fn kind_of(reject: Option<Reject>) -> Refusal {
+    match reject {
+        Some(Reject::RateLimitExceeded | Reject::ApiRateLimitExceeded) => Refusal::Rate,
+        Some(Reject::QuotaExceeded) => Refusal::Quota,
+        Some(
+            Reject::KeyNotFound | Reject::KeyInactive | Reject::KeyExpired | Reject::IpNotAllowed,
+        ) => Refusal::Key,
+        _ => Refusal::Other,
     }
 }
 

@@ -9,8 +9,9 @@ use crate::{
     limit::Cells,
     middleware::{
         auth_key::AuthKey, ip_blacklist::IpBlacklist, ip_whitelist::IpWhitelist,
-        organization_monitor::OrganizationMonitor, rate_limit_for_api::RateLimitForApi,
-        strip_auth::StripAuth, validate_json::ValidateJson, version_check::VersionCheck,
+        organization_monitor::OrganizationMonitor, organization_records::OrganizationRecords,
+        rate_limit_for_api::RateLimitForApi, strip_auth::StripAuth,
+        track_endpoints::TrackEndpoints, validate_json::ValidateJson, version_check::VersionCheck,
     },
     session::key_naming,
 };
@@ -21,7 +22,9 @@ pub enum Step {
     IpWhitelist(IpWhitelist),
     IpBlacklist(IpBlacklist),
     AuthKey(AuthKey),
+    OrganizationRecords(OrganizationRecords),
     OrganizationMonitor(OrganizationMonitor),
+    TrackEndpoints(TrackEndpoints),
     StripAuth(StripAuth),
     KeyExpired,
     AccessRights,
@@ -49,12 +52,14 @@ impl Step {
             Self::VersionCheck(_)
             | Self::IpWhitelist(_)
             | Self::IpBlacklist(_)
+            | Self::TrackEndpoints(_)
             | Self::StripAuth(_)
             | Self::KeyExpired
             | Self::AccessRights
             | Self::GranularAccess => Need::Head,
             Self::ValidateJson(_) => Need::Content,
             Self::AuthKey(_)
+            | Self::OrganizationRecords(_)
             | Self::OrganizationMonitor(_)
             | Self::RateLimitAndQuota
             | Self::RateLimitForApi(_) => Need::Ask,
@@ -66,7 +71,9 @@ impl Step {
     pub const fn decides_rights(&self) -> bool {
         !matches!(
             self,
-            Self::RateLimitAndQuota
+            Self::OrganizationRecords(_)
+                | Self::TrackEndpoints(_)
+                | Self::RateLimitAndQuota
                 | Self::RateLimitForApi(_)
                 | Self::GranularAccess
                 | Self::StripAuth(_)
@@ -82,7 +89,9 @@ impl Step {
             Self::IpWhitelist(_) => "IPWhiteListMiddleware",
             Self::IpBlacklist(_) => "IPBlackListMiddleware",
             Self::AuthKey(_) => "AuthKey",
+            Self::OrganizationRecords(_) => "OrganizationRecords",
             Self::OrganizationMonitor(_) => "OrganizationMonitor",
+            Self::TrackEndpoints(_) => "TrackEndpointMiddleware",
             Self::RateLimitAndQuota => "RateLimitAndQuotaCheck",
             Self::RateLimitForApi(_) => "RateLimitForAPI",
             Self::StripAuth(_) => "StripAuth",
@@ -110,11 +119,17 @@ pub fn assemble(
     let version = crate::middleware::version_check::version(api);
     let ignore_case = config.ignore_endpoint_case;
     let mut chain = Vec::new();
-    // First: an API that has ended must not spend a store question on its clients.
+    chain.extend(OrganizationRecords::from_spec(api, config).map(Step::OrganizationRecords));
+    // Early: an API that has ended must not spend a store question on its clients.
     chain.extend(VersionCheck::from_spec(api, expires_at_s).map(Step::VersionCheck));
     chain.extend(IpWhitelist::from_spec(api)?.map(Step::IpWhitelist));
     chain.extend(IpBlacklist::from_spec(api)?.map(Step::IpBlacklist));
     chain.extend(OrganizationMonitor::from_spec(api, config).map(Step::OrganizationMonitor));
+    if let Some(version) = version {
+        let step = TrackEndpoints::from_spec(api, version, config);
+        let step = step.map_err(|(pointer, reason)| (below_version(api, &pointer), reason))?;
+        chain.extend(step.map(Step::TrackEndpoints));
+    }
     chain.extend(AuthKey::from_spec(api, config).map(Step::AuthKey));
     chain.extend(StripAuth::from_spec(api).map(Step::StripAuth));
     if !api.use_keyless {
@@ -129,19 +144,16 @@ pub fn assemble(
     let limiter = RateLimitForApi::from_spec(api, &naming, cells);
     chain.extend(limiter.map(Step::RateLimitForApi));
     if let Some(version) = version {
-        let step = ValidateJson::from_spec(version, ignore_case).map_err(|(pointer, reason)| {
-            let name = api
-                .version_data
-                .versions
-                .keys()
-                .next()
-                .map_or("", String::as_str);
-            (
-                format!("/version_data/versions/{name}/extended_paths/{pointer}"),
-                reason,
-            )
-        })?;
+        let step = ValidateJson::from_spec(version, ignore_case);
+        let step = step.map_err(|(pointer, reason)| (below_version(api, &pointer), reason))?;
         chain.extend(step.map(Step::ValidateJson));
     }
     Ok(chain.into())
+}
+
+/// Where something below `extended_paths` of the API's one version stands.
+fn below_version(api: &ApiDefinition, pointer: &str) -> String {
+    let mut names = api.version_data.versions.keys();
+    let name = names.next().map_or("", String::as_str);
+    format!("/version_data/versions/{name}/extended_paths/{pointer}")
 }

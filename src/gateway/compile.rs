@@ -30,6 +30,7 @@ use crate::{
         proxy_connect::{HttpProxy, ProxyEnv},
         tls::{Identity, TlsOptions, UpstreamTls},
     },
+    telemetry::ApiTracer,
     upstream::target::{Address, Target, TargetParts, Tls, Upstream, Via},
 };
 
@@ -44,6 +45,10 @@ pub struct Compiler {
     pub cells: Arc<Cells>,
     pub registry: Arc<Registry>,
     recording: Option<Arc<Recording>>,
+    /// OpenTelemetry is on.
+    pub is_traced: bool,
+    /// StatsD is told of every step.
+    pub times_steps: bool,
     /// For references.
     pub env: Env,
     /// Upstream TLS settings are shared by the APIs that agree on them.
@@ -67,6 +72,8 @@ impl Compiler {
         Self {
             registry,
             recording,
+            is_traced: false,
+            times_steps: false,
             config,
             names,
             proxies,
@@ -136,6 +143,10 @@ impl Compiler {
                 path(&format!("/{}", definition.api_id)),
             ]
         });
+        let tracer = self
+            .is_traced
+            .then(|| Arc::new(ApiTracer::from_definition(definition)));
+        let has_spans = tracer.as_ref().is_some_and(|tracer| tracer.has_steps());
         let api = Api {
             definition: Arc::clone(definition),
             file: file.to_owned(),
@@ -147,6 +158,8 @@ impl Compiler {
             rate_limits,
             counters: self.registry.api(&definition.api_id),
             recorder,
+            tracer,
+            times_steps: self.times_steps || has_spans,
         };
         Ok((api, faults))
     }

@@ -6,6 +6,7 @@
 )]
 
 use std::{
+    path::Path,
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -114,6 +115,18 @@ impl Live {
         drop(retired);
         drop(unused);
         some_are_left
+    }
+
+    /// As [`Loader::single`]. Waits while a reload reads.
+    ///
+    /// # Errors
+    /// Why the definition is refused.
+    pub fn single(
+        &self,
+        name: &Path,
+        bytes: &[u8],
+    ) -> Result<(Snapshot, Vec<String>), Vec<LoadError>> {
+        lock(&self.loader).single(name, bytes)
     }
 
     pub fn set_readiness(&self, readiness: Readiness) {

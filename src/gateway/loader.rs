@@ -148,6 +148,47 @@ impl Loader {
         Ok(self.assemble(&files, known, compiled, warnings))
     }
 
+    /// Compiles one definition that is not loaded, as its file `name` would be, into a snapshot in
+    /// which every request reaches it. Beside it what is served with something left out.
+    ///
+    /// # Errors
+    /// Why it is refused.
+    pub fn single(
+        &self,
+        name: &Path,
+        bytes: &[u8],
+    ) -> Result<(Snapshot, Vec<String>), Vec<LoadError>> {
+        let outcome = self.outcome(name, bytes);
+        let api = match outcome.state {
+            Ok(Ok(api)) => api,
+            Ok(Err((_, errors))) | Err((_, errors)) => return Err(errors),
+        };
+        let wrong = |pointer: &str, reason: String| vec![LoadError::at(name, pointer, reason)];
+        let path =
+            ListenPath::parse("/").map_err(|fault| wrong("/proxy/listen_path", fault.reason))?;
+        let route = Route {
+            order: 0,
+            // Such routes match whatever follows them.
+            kind: RouteKind::ApiId,
+            path,
+            host: HostRule::parse("").map_err(|reason| wrong("/domain", reason))?,
+            target: 0,
+        };
+        let snapshot = Snapshot {
+            slots: vec![Slot::Api(Mount {
+                listen_path: api.listen_path.clone(),
+                api,
+            })],
+            ports: vec![Port {
+                key: PortKey::NONE,
+                router: Router::build([route]),
+                carries_control: false,
+            }],
+            errors: Arc::clone(&self.errors),
+        };
+        Ok((snapshot, outcome.warnings))
+    }
+
     /// Remembers a load as what is served now.
     pub fn commit(&mut self, load: &mut Load) {
         self.known = std::mem::take(&mut load.known);

@@ -5,6 +5,7 @@
 pub mod account;
 pub mod chain;
 pub mod compile;
+pub mod detail;
 pub mod error_response;
 pub mod folder;
 pub mod listen_path;
@@ -15,3 +16,4 @@ pub mod router;
 pub mod serve;
 pub mod snapshot;
 pub mod spec;
+pub mod trace;

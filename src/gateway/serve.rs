@@ -16,9 +16,11 @@ use crate::{
     gateway::{
         account,
         chain::Step,
+        detail,
         router::RouteKind,
         snapshot::{ErrorResponses, Mount, PortKey, Published, Slot, Snapshot},
         spec::Destination,
+        trace,
     },
     http::{
         h1::{Expect, FieldName, Framing, Method},
@@ -120,7 +122,15 @@ pub async fn exchange(worker: &Worker, port: PortKey, client: &Client, cx: &mut 
         return Box::pin(tell_limits(&snapshot.errors, local, client, mount, cx)).await;
     }
     cx.course.is_recorded = mount.api.recorder.is_some();
-    let served = match chain(local, client, mount, cx, Part::All).await {
+    if mount.api.tracer.is_some() {
+        trace::begin(local, cx);
+    }
+    let outcome = chain(local, client, mount, cx, Part::All).await;
+    if outcome.is_err() {
+        trace::step_breaks(cx);
+    }
+    detail::begin(mount, cx);
+    let served = match outcome {
         Ok(Verdict::Next) if cx.head.upgrade.is_some() => {
             // A tunnel may last for days: it keeps its own API and not the whole snapshot.
             let (mount, errors) = (mount.clone(), Arc::clone(&snapshot.errors));
@@ -137,6 +147,9 @@ pub async fn exchange(worker: &Worker, port: PortKey, client: &Client, cx: &mut 
         }
         Err(Refused::Rendered { status, message }) => {
             cx.course.refused = "content";
+            if cx.trace.is_some() {
+                cx.course.message = Some(message.as_str().into());
+            }
             let reply = error_reply(&snapshot.errors, local, cx, status, &message);
             respond(local, client, cx, reply).await
         }
@@ -308,9 +321,13 @@ async fn chain(
     cx: &mut Ctx,
     part: Part,
 ) -> Result<Verdict, Refused> {
+    let is_timed = mount.api.times_steps;
     for step in &mount.api.chain {
         if part == Part::Rights && !step.decides_rights() {
             continue;
+        }
+        if is_timed {
+            trace::step_begins(cx, step.name());
         }
         let verdict = match step {
             Step::VersionCheck(step) => step.check(local, cx),
@@ -321,7 +338,16 @@ async fn chain(
                 step.apply(cx);
                 Verdict::Next
             }
-            Step::OrganizationMonitor(step) => step.check(local).await,
+            Step::OrganizationRecords(step) => {
+                step.apply(local, cx).await;
+                Verdict::Next
+            }
+            Step::OrganizationMonitor(step) => step.check(local, cx).await,
+            Step::TrackEndpoints(step) => {
+                let path = mount.listen_path.strip(cx.path()).into_owned();
+                step.apply(&path, cx);
+                Verdict::Next
+            }
             Step::RateLimitAndQuota => rate_limit_and_quota::check(local, client, cx).await,
             Step::RateLimitForApi(step) => step.check(local).await,
             Step::KeyExpired => key_expired::check(local, cx),
@@ -341,11 +367,31 @@ async fn chain(
                 Verdict::Next
             }
         };
+        if tracing::enabled!(tracing::Level::DEBUG) {
+            tell_step(step, &verdict);
+        }
+        if is_timed {
+            trace::step_ends(cx, &verdict);
+        }
         if verdict != Verdict::Next {
             return Ok(verdict);
         }
     }
     Ok(Verdict::Next)
+}
+
+/// As Tyk tells at this level which step a request came to.
+#[cold]
+fn tell_step(step: &Step, verdict: &Verdict) {
+    let mw = step.name();
+    match verdict {
+        Verdict::Next => tracing::debug!(mw, code = 200, "Finished"),
+        Verdict::Respond(reply) => tracing::debug!(mw, code = reply.status, "Finished"),
+        Verdict::Reject(reject) => {
+            let (code, _, err) = reject.parts();
+            tracing::debug!(mw, code, err, "Finished");
+        }
+    }
 }
 
 /// Reads the content whole, once, up to the limit for steps.
@@ -504,6 +550,7 @@ pub fn refusal_reply(status: u16) -> Reply {
 /// A refusal in the API's error template.
 fn rejection(errors: &ErrorResponses, local: &Local, cx: &mut Ctx, reject: Reject) -> Reply {
     cx.course.refused = reject.name();
+    cx.course.reject = Some(reject);
     local.metrics.refused.count(reject.name());
     let (status, message) = errors.refusal(reject);
     let mut reply = error_reply(errors, local, cx, status, message);
@@ -532,6 +579,9 @@ fn error_reply(
 /// Sends an answer of the gateway's own.
 pub async fn respond(local: &Local, client: &Client, cx: &mut Ctx, reply: Reply) -> Served {
     local.metrics.response(reply.status);
+    if let Some(kept) = &cx.course.detail {
+        detail::replied(kept, &reply, reason(reply.status));
+    }
     let unread = cx.content.is_none() && !skip_content(local, cx);
     let more_behind = cx.consumed < cx.inb.len() || !client.overread.borrow().is_empty();
     let close =
@@ -550,6 +600,7 @@ pub async fn respond(local: &Local, client: &Client, cx: &mut Ctx, reply: Reply)
     out.extend_from_slice(b"\r\n");
     if cx.head.method != Method::Head {
         out.extend_from_slice(&reply.content);
+        cx.course.content_bytes.set(reply.content.len() as u64);
     }
     client.begun.set(true);
     local.metrics.sent_bytes.add(out.len() as u64);

@@ -61,6 +61,14 @@ pub struct PortKey {
     pub tls: bool,
 }
 
+impl PortKey {
+    /// Of what no listener serves.
+    pub const NONE: Self = Self {
+        port: 0,
+        tls: false,
+    };
+}
+
 impl Snapshot {
     /// The routes of a listener; `None` when no API and no control API uses it any more.
     #[must_use]

@@ -8,6 +8,7 @@ use crate::{
     gateway::{chain::Chain, listen_path::ListenPath},
     metrics::ApiCounters,
     middleware::hard_timeouts::HardTimeouts,
+    telemetry::ApiTracer,
     upstream::target::Upstream,
 };
 
@@ -26,6 +27,10 @@ pub struct Api {
     pub counters: Arc<ApiCounters>,
     /// `None` where no records are written.
     pub recorder: Option<Arc<ApiRecorder>>,
+    /// `None` while OpenTelemetry is off.
+    pub tracer: Option<Arc<ApiTracer>>,
+    /// Somebody wants to know how long each step takes.
+    pub times_steps: bool,
     /// Where clients read their limits; `None` for a keyless API.
     pub rate_limits: Option<RateLimitsPaths>,
 }

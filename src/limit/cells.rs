@@ -86,6 +86,9 @@ pub struct Cells {
 /// Refills that may wait for the reconciler; more are asked for again.
 const WORK_MAX: usize = 8_192;
 
+/// Renewals that may wait to be written down; the others are found later.
+const RENEWALS_MAX: usize = 16_384;
+
 /// A cell that nobody holds is dropped after so long (Tyk: buckets after ten minutes without use).
 const IDLE_MS: u64 = 600_000;
 
@@ -151,6 +154,14 @@ impl Cells {
             None if self.quotas.is_full() => make().map(Arc::new),
             None => self.quotas.insert(name.to_owned(), make),
         }
+    }
+
+    /// Quotas whose period begins, from now on, for the first who asks.
+    #[must_use]
+    pub fn renewals(&self) -> mpsc::Receiver<Arc<QuotaCell>> {
+        let (sender, receiver) = mpsc::channel(RENEWALS_MAX);
+        let _ = self.outlook.renewals.set(sender);
+        receiver
     }
 
     /// Tells that the counter of a quota was reset. Takes effect on this node at once, on others

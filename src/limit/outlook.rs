@@ -1,11 +1,14 @@
 //! What cells know of the world beyond their node: how many nodes there are, and whether the
 //! store answers.
 
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicU32, Ordering::Relaxed},
+};
 
 use tokio::sync::mpsc;
 
-use crate::limit::{Algorithm, Settings, Work};
+use crate::limit::{Algorithm, QuotaCell, Settings, Work};
 
 /// One per process; every cell has a hand on it.
 pub struct Outlook {
@@ -17,6 +20,8 @@ pub struct Outlook {
     rtt_us: AtomicU32,
     pub(super) settings: Settings,
     work: mpsc::Sender<Work>,
+    /// Who wants to know of quotas whose period begins.
+    pub(super) renewals: OnceLock<mpsc::Sender<Arc<QuotaCell>>>,
 }
 
 const AWAY: u32 = 1 << 31;
@@ -66,6 +71,7 @@ impl Outlook {
             rtt_us: AtomicU32::new(1_000),
             settings,
             work,
+            renewals: OnceLock::new(),
         }
     }
 
@@ -133,6 +139,13 @@ impl Outlook {
         (2 * u64::from(self.rtt_us.load(Relaxed)))
             .div_ceil(1_000)
             .max(2)
+    }
+
+    /// The period of a quota has begun, or is another than was thought. Lost where too many wait.
+    pub(super) fn renewed(&self, cell: &Arc<QuotaCell>) {
+        if let Some(renewals) = self.renewals.get() {
+            let _ = renewals.try_send(Arc::clone(cell));
+        }
     }
 
     /// Hands work to the reconciler; false when it has too much.

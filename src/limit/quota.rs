@@ -108,6 +108,8 @@ pub(super) struct QuotaSettled {
     pub(super) renews_at_s: i64,
     /// The counter has no expiry and its session is overdue: it has to go before anything else.
     pub(super) is_stale: bool,
+    /// `renews_at_s` is new.
+    pub(super) is_renewed: bool,
 }
 
 impl QuotaSettled {
@@ -222,6 +224,22 @@ impl QuotaCell {
         Some((self.max - self.counter.load(Relaxed) + unused).max(0))
     }
 
+    /// When the period ends, in seconds since 1970.
+    #[must_use]
+    pub fn renews_at_s(&self) -> i64 {
+        self.renews_at_s.load(Relaxed)
+    }
+
+    /// Differs from what it was before whenever a request was counted or refused meanwhile.
+    #[must_use]
+    pub fn mark(&self) -> [i64; 3] {
+        [
+            self.remaining().unwrap_or(-1),
+            self.lease.denied_until_ms() as i64,
+            self.refused.load(Relaxed),
+        ]
+    }
+
     /// The counter's key.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -241,6 +259,14 @@ impl QuotaCell {
         self.lease.deny_until(0);
         self.refused.store(0, Relaxed);
         self.counter.store(0, Relaxed);
+    }
+
+    /// As if the store had said so.
+    #[cfg(test)]
+    pub(crate) fn told(&self, remaining: i64, renews_at_s: i64) {
+        self.counter.store(self.max - remaining, Relaxed);
+        self.renews_at_s.store(renews_at_s, Relaxed);
+        self.lease.grant(0, NEVER_MS, 0);
     }
 
     fn admitted(&self, left: i64) -> QuotaTaken {
@@ -465,6 +491,7 @@ impl QuotaCell {
 
     fn grant(&self, plan: &QuotaPlan, granted: i64, counter: i64, left_ms: i64) -> QuotaSettled {
         self.refill_at_ms.store(0, Relaxed);
+        let renews_at_s = self.renews_at_s.load(Relaxed);
         let ends_at_ms = self.period(plan, counter - granted - plan.debt <= 0, left_ms);
         let mut admitted = plan.asks.min(granted as u64);
         let credits = granted - admitted as i64;
@@ -503,6 +530,7 @@ impl QuotaCell {
             retry_at_ms,
             renews_at_s: self.renews_at_s.load(Relaxed),
             is_stale: false,
+            is_renewed: self.renews_at_s.load(Relaxed) != renews_at_s,
         }
     }
 

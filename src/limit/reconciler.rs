@@ -7,7 +7,7 @@
 use std::{collections::HashMap, pin::pin, sync::Arc, time::Duration};
 
 use tokio::{
-    sync::{Semaphore, mpsc},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     time::{Instant, MissedTickBehavior, timeout},
 };
 
@@ -145,8 +145,7 @@ impl Reconciler {
             let now_ms = (self.now_ms)();
             // A panic in there drops the replies, which tells the shards.
             tokio::spawn(async move {
-                batch.run(store, &outlook, now_ms, write).await;
-                drop(slot);
+                batch.run(store, &outlook, now_ms, slot, write).await;
             });
         }
     }
@@ -288,6 +287,7 @@ impl<A> Batch<A> {
         store: Result<Arc<dyn Store>, StoreError>,
         outlook: &Arc<Outlook>,
         now_ms: u64,
+        slot: OwnedSemaphorePermit,
         write: fn(Answer) -> A,
     ) {
         let Ok(store) = store else {
@@ -303,17 +303,24 @@ impl<A> Batch<A> {
             give_back(&returns, &source, now_ms).await;
         }
         match store.scripts() {
-            Some(scripts) => self.run_shared(scripts, &store, outlook, write).await,
-            None => self.run_embedded(&*store, outlook, write).await,
+            Some(scripts) => {
+                self.run_shared(scripts, &store, outlook, slot, write).await;
+            }
+            None => {
+                self.run_embedded(&*store, outlook, write).await;
+                drop(slot);
+            }
         }
     }
 
-    /// One round trip for everything.
+    /// One round trip for everything. A store that is silent keeps no place that others wait for:
+    /// three silences, and nobody asks any more.
     async fn run_shared(
         self,
         scripts: &dyn Scripts,
         store: &Arc<dyn Store>,
         outlook: &Arc<Outlook>,
+        slot: OwnedSemaphorePermit,
         write: fn(Answer) -> A,
     ) {
         let wall_ns = (outlook.settings.wall_ns)();
@@ -333,6 +340,7 @@ impl<A> Batch<A> {
             quotas.push((waiting, plan, evals.len() - 1));
         }
         let deadline = Duration::from_millis(outlook.deadline_ms());
+        let mut slot = Some(slot);
         let mut asking = pin!(ask(scripts, outlook, evals));
         // Counted from here and not from the request: a machine that is busy is no store that is
         // away.
@@ -342,6 +350,7 @@ impl<A> Batch<A> {
             Ok(replies) => replies,
             Err(_) => {
                 outlook.miss();
+                drop(slot.take());
                 // Nobody waits any longer; what the store has counted for them is kept for others.
                 for (waiting, ..) in &mut rates {
                     waiting.answer_unknown(write);
@@ -418,6 +427,9 @@ impl<A> Batch<A> {
                     let add = waiting.cell.add(&plan);
                     again.push((waiting, plan, add));
                     continue;
+                }
+                if settled.is_renewed {
+                    outlook.renewed(&waiting.cell);
                 }
                 for (number, reply) in waiting.replies.into_iter().enumerate() {
                     reply.send(write(Answer::Quota(settled.answer(number as u64))));
@@ -539,6 +551,9 @@ fn settle_quota<A>(
         Some(settled) => {
             if is_late {
                 waiting.cell.keep(settled.admitted);
+            }
+            if settled.is_renewed {
+                outlook.renewed(&waiting.cell);
             }
             for (number, reply) in waiting.replies.into_iter().enumerate() {
                 reply.send(write(Answer::Quota(settled.answer(number as u64))));

@@ -35,10 +35,30 @@ pub struct ApiCounters {
 pub struct ApiShard {
     /// Answers by the first digit of their status: index 0 is 1xx.
     responses: [Counter; 5],
-    /// Requests turned away by the gateway; their answers are among the responses.
-    refusals: Counter,
+    /// Requests turned away by the gateway, by [`Refusal`]; their answers are among the responses.
+    refusals: [Counter; 4],
     gateway_us: Counter,
     upstream_us: Counter,
+}
+
+/// Why the gateway turned a request away, as far as it is told apart per API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    Rate,
+    Quota,
+    /// There is no such key, or it may not be used now.
+    Key,
+    Other,
+}
+
+impl Refusal {
+    /// All of them, with their names.
+    pub const ALL: [(Self, &str); 4] = [
+        (Self::Rate, "rate"),
+        (Self::Quota, "quota"),
+        (Self::Key, "key"),
+        (Self::Other, "other"),
+    ];
 }
 
 const _: () = assert!(size_of::<ApiShard>() == 128);
@@ -47,9 +67,24 @@ const _: () = assert!(size_of::<ApiShard>() == 128);
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ApiSums {
     pub responses: [u64; 5],
-    pub refusals: u64,
+    refusals: [u64; 4],
     pub gateway_us: u64,
     pub upstream_us: u64,
+}
+
+impl ApiSums {
+    /// Requests turned away for one reason.
+    #[must_use]
+    pub fn refused(&self, kind: Refusal) -> u64 {
+        self.refusals.get(kind as usize).copied().unwrap_or(0)
+    }
+
+    /// Requests that the gateway let through, and that an upstream answered.
+    #[must_use]
+    pub fn passed(&self) -> u64 {
+        let all: u64 = self.responses.iter().sum();
+        all.saturating_sub(self.refusals.iter().sum())
+    }
 }
 
 impl ApiCounters {
@@ -79,7 +114,9 @@ impl ApiCounters {
             for (sum, count) in sums.responses.iter_mut().zip(&shard.responses) {
                 *sum += count.value();
             }
-            sums.refusals += shard.refusals.value();
+            for (sum, count) in sums.refusals.iter_mut().zip(&shard.refusals) {
+                *sum += count.value();
+            }
             sums.gateway_us += shard.gateway_us.value();
             sums.upstream_us += shard.upstream_us.value();
         }
@@ -96,8 +133,10 @@ impl ApiShard {
 
     /// Counts a request that the gateway turned away itself.
     #[inline]
-    pub fn refusal(&self) {
-        self.refusals.count();
+    pub fn refusal(&self, kind: Refusal) {
+        if let Some(counter) = self.refusals.get(kind as usize) {
+            counter.count();
+        }
     }
 
     /// Adds what one request took in the gateway and at the upstream, in microseconds.
@@ -172,15 +211,16 @@ mod tests {
         let after = apis.counters("a");
         after.shard(1).unwrap().response(204);
         after.shard(1).unwrap().response(404);
-        after.shard(1).unwrap().refusal();
+        after.shard(1).unwrap().refusal(Refusal::Quota);
         after.shard(1).unwrap().took(5, 7);
         assert!(after.shard(2).is_none());
         let sums = ApiSums {
             responses: [0, 2, 0, 1, 0],
-            refusals: 1,
+            refusals: [0, 1, 0, 0],
             gateway_us: 5,
             upstream_us: 7,
         };
+        assert_eq!((sums.refused(Refusal::Quota), sums.passed()), (1, 2));
         assert_eq!(apis.sums(), [("a".into(), sums)]);
     }
 

@@ -15,11 +15,13 @@ mod records;
 mod registry;
 mod shard;
 mod store;
+mod window;
 
-pub use api::{ApiCounters, ApiShard, ApiSums};
+pub use api::{ApiCounters, ApiShard, ApiSums, Refusal};
 pub use histogram::{Histogram, Spans};
 pub use named::Named;
 pub use records::Records;
 pub use registry::Registry;
 pub use shard::{Counter, Gauge, Shard};
 pub use store::StoreCounts;
+pub use window::{Figures, Window};

@@ -72,7 +72,7 @@ pub(super) const API_RESPONSES: Name = counter(
 );
 pub(super) const API_REFUSALS: Name = counter(
     "penstock_api_refusals_total",
-    "Requests of an API that the gateway itself turned away.",
+    "Requests of an API that the gateway itself turned away, by reason.",
 );
 pub(super) const API_GATEWAY_SECONDS: Name = counter(
     "penstock_api_gateway_seconds_total",
@@ -205,4 +205,8 @@ pub(super) const SPANS: Name = counter(
 pub(super) const SPAN_EXPORT_FAILURES: Name = counter(
     "penstock_trace_export_failures_total",
     "Batches of spans that the collector did not take; most are tried again.",
+);
+pub(super) const LOG_LINES_LOST: Name = counter(
+    "penstock_log_lines_lost_total",
+    "Log lines that did not reach syslog or Logstash.",
 );

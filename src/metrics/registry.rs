@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::metrics::{
-    ApiCounters, ApiSums, Counter, Records, Shard, Spans, StoreCounts,
+    ApiCounters, ApiSums, Counter, Records, Refusal, Shard, Spans, StoreCounts,
     api::Apis,
     named, names,
     prometheus::{Page, Seconds},
@@ -34,6 +34,10 @@ pub struct Registry {
     pub records: Records,
     /// Spans on their way to a collector.
     pub spans: Records,
+    /// Sampled requests whose spans were sent or given up.
+    traces_settled: AtomicU64,
+    /// Log lines that did not reach syslog or Logstash.
+    lost_lines: Vec<Arc<AtomicU64>>,
     /// Questions to the store.
     pub store: StoreCounts,
     apis: Apis,
@@ -57,9 +61,18 @@ impl Registry {
             upgrade_failures: AtomicU64::new(0),
             records: Records::default(),
             spans: Records::default(),
+            traces_settled: AtomicU64::new(0),
+            lost_lines: Vec::new(),
             store: StoreCounts::default(),
             apis: Apis::new(shard_count),
         }
+    }
+
+    /// The same, with what others count of log lines that they lost.
+    #[must_use]
+    pub fn with_lost_lines(mut self, counters: Vec<Arc<AtomicU64>>) -> Self {
+        self.lost_lines = counters;
+        self
     }
 
     /// The counters of one shard, for that shard alone to write; `None` past the shard count.
@@ -122,6 +135,16 @@ impl Registry {
     #[must_use]
     pub fn is_last_reload_successful(&self) -> bool {
         self.is_last_reload_successful.load(Relaxed)
+    }
+
+    /// The spans of so many sampled requests were sent, or given up.
+    pub fn traces_settled(&self, count: u64) {
+        self.traces_settled.fetch_add(count, Relaxed);
+    }
+
+    #[must_use]
+    pub fn traces_settled_count(&self) -> u64 {
+        self.traces_settled.load(Relaxed)
     }
 
     /// This process began to hand over to a new binary.
@@ -273,6 +296,9 @@ impl Registry {
             ],
         );
         page.value(names::SPAN_EXPORT_FAILURES, self.spans.push_failure_count());
+        let lost = self.lost_lines.iter();
+        let lost: u64 = lost.map(|count| count.load(Relaxed)).sum();
+        page.value(names::LOG_LINES_LOST, lost);
     }
 
     fn render_apis(&self, page: &mut Page) {
@@ -284,12 +310,13 @@ impl Registry {
                 .map(move |(class, count)| (api_id, class, count))
         });
         page.twice_labelled(names::API_RESPONSES, ["api_id", "class"], responses);
-        let refusals = apis.iter().map(|(api_id, sums)| (api_id, sums.refusals));
-        page.labelled(
-            names::API_REFUSALS,
-            "api_id",
-            refusals.filter(|(_, count)| *count > 0),
-        );
+        let refusals = apis.iter().flat_map(|(api_id, sums)| {
+            Refusal::ALL
+                .into_iter()
+                .map(move |(kind, name)| (api_id, name, sums.refused(kind)))
+                .filter(|(_, _, count)| *count > 0)
+        });
+        page.twice_labelled(names::API_REFUSALS, ["api_id", "reason"], refusals);
         let gateway = apis
             .iter()
             .map(|(api_id, sums)| (api_id, Seconds(sums.gateway_us)));

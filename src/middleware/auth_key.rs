@@ -59,7 +59,9 @@ impl AuthKey {
         if token.len() <= self.length_min {
             return Verdict::Reject(Reject::KeyNotFound);
         }
-        let found = local.sessions.find(&self.scope, token, clock).await;
+        let asked_us = cx.store_asked_us();
+        let sessions = &local.sessions;
+        let found = sessions.find(&self.scope, token, asked_us, clock).await;
         let left_over = match (&found, self.when_store_is_away) {
             (Err(_), WhenStoreIsAway::Stale) => {
                 local.sessions.left_over(&self.scope, token.as_bytes())

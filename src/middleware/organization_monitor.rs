@@ -10,7 +10,7 @@ use crate::{
     auth::access::Scope,
     config::Config,
     error::Reject,
-    exchange::{Local, Verdict},
+    exchange::{Ctx, Local, Verdict},
     limit::Taken,
 };
 
@@ -33,17 +33,25 @@ impl OrganizationMonitor {
     /// Refuses with 403 what an inactive organisation, its rate or its quota forbids. An organisation
     /// without a session, or a store that is away, forbids nothing.
     // Tyk differs: with `experimental_process_org_off_thread` it decides for the next request.
-    pub async fn check(&self, local: &Local) -> Verdict {
+    pub async fn check(&self, local: &Local, cx: &mut Ctx) -> Verdict {
         let clock = local.watch.clock();
         let id = &self.scope.org_id;
         let sessions = &local.sessions;
         let access = match sessions.at_hand(&self.scope, id.as_bytes(), clock.now_ms()) {
             Some(held) => held,
             None if sessions.is_absent(&self.scope, clock.now_ms()) => return Verdict::Next,
-            None => match sessions.find(&self.scope, id, clock).await {
-                Ok(Some(held)) => held,
-                Ok(None) | Err(_) => return Verdict::Next,
-            },
+            None => {
+                let asked_us = cx.store_asked_us();
+                match sessions.find(&self.scope, id, asked_us, clock).await {
+                    Ok(Some(held)) => held,
+                    Ok(None) => return Verdict::Next,
+                    // The key is not waited for once more.
+                    Err(_) => {
+                        cx.store_asked_us = Some(asked_us);
+                        return Verdict::Next;
+                    }
+                }
+            }
         };
         if access.pass.is_inactive {
             return Verdict::Reject(Reject::OrganisationInactive);

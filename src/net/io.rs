@@ -153,6 +153,14 @@ impl Tcp {
         Self::accepted(stream)
     }
 
+    /// A connection that was opened elsewhere.
+    ///
+    /// # Errors
+    /// When the runtime cannot watch it.
+    pub fn from_std(stream: std::net::TcpStream) -> io::Result<Self> {
+        TcpStream::from_std(stream).map(Self::new)
+    }
+
     /// A connection that got `TCP_NODELAY` from its listening socket.
     pub(in crate::net) fn accepted(stream: TcpStream) -> Self {
         Self(Rc::new(Socket::new(stream)))

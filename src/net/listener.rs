@@ -55,7 +55,7 @@ impl Place {
     }
 
     /// The addresses to try in turn: the first that can be bound is taken.
-    fn candidates(&self) -> Result<Vec<SocketAddr>, String> {
+    fn candidates(&self) -> Result<Vec<SocketAddr>, CannotListen> {
         let host = self.host.trim_start_matches('[').trim_end_matches(']');
         if host.is_empty() {
             // A machine without IPv6 has no `::`.
@@ -66,8 +66,9 @@ impl Place {
         }
         let mut found: Vec<SocketAddr> = (host, self.port)
             .to_socket_addrs()
-            .map_err(|e| {
-                format!("cannot listen on {self}: the name `{host}` has no address ({e}); check `listen_address`")
+            .map_err(|e| CannotListen {
+                is_in_use: false,
+                why: format!("cannot listen on {self}: the name `{host}` has no address ({e}); check `listen_address`"),
             })?
             .collect();
         // Go's net.Listen takes the IPv4 address of a name that has both.
@@ -106,6 +107,17 @@ pub struct Handed {
     pub name: String,
     pub place: Place,
     pub fds: Vec<RawFd>,
+}
+
+/// Why nothing listens at a place.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{why}")]
+pub struct CannotListen {
+    /// Some socket listens there already. It may be the last of a process that was killed: what a
+    /// ring had begun to accept keeps it for a moment longer than the process lives.
+    pub is_in_use: bool,
+    /// One line with address, cause and remedy.
+    why: String,
 }
 
 /// Every listening socket of the process. Lives on the control thread; shards get duplicates.
@@ -152,8 +164,13 @@ impl ListenerSet {
     /// the port that the kernel chose.
     ///
     /// # Errors
-    /// One line with address, cause and remedy.
-    pub fn open(&mut self, name: &str, place: &Place, shards: usize) -> Result<SocketAddr, String> {
+    /// [`CannotListen`].
+    pub fn open(
+        &mut self,
+        name: &str,
+        place: &Place,
+        shards: usize,
+    ) -> Result<SocketAddr, CannotListen> {
         if let Some(group) = self
             .groups
             .iter_mut()
@@ -252,7 +269,7 @@ fn spread(sockets: usize, shards: usize, shard: usize) -> impl Iterator<Item = u
     })
 }
 
-fn bind(place: &Place, count: usize) -> Result<(SocketAddr, Vec<OwnedFd>), String> {
+fn bind(place: &Place, count: usize) -> Result<(SocketAddr, Vec<OwnedFd>), CannotListen> {
     let mut failure = io::Error::from_raw_os_error(libc::EADDRNOTAVAIL);
     for addr in place.candidates()? {
         match bind_addr(addr, count) {
@@ -269,7 +286,10 @@ fn bind(place: &Place, count: usize) -> Result<(SocketAddr, Vec<OwnedFd>), Strin
             }
         }
     }
-    Err(explain(place, &failure))
+    Err(CannotListen {
+        is_in_use: failure.raw_os_error() == Some(libc::EADDRINUSE),
+        why: explain(place, &failure),
+    })
 }
 
 /// One line for the person who starts the gateway: where, why, what to do.
@@ -515,6 +535,8 @@ mod tests {
         let error = second
             .open("traffic", &Place::new("127.0.0.1", addr.port()), 2)
             .expect_err("the port is taken");
+        assert!(error.is_in_use);
+        let error = error.to_string();
         assert!(
             error.contains(&format!("port {} is in use", addr.port())),
             "{error}"
@@ -528,6 +550,8 @@ mod tests {
             let error = ListenerSet::default()
                 .open("traffic", &Place::new(host, 0), 1)
                 .expect_err("not ours");
+            assert!(!error.is_in_use);
+            let error = error.to_string();
             assert!(
                 error.contains(host) && error.contains("listen_address"),
                 "{error}"

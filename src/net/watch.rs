@@ -154,11 +154,17 @@ pub fn process_us() -> u64 {
 
 /// Milliseconds since 1970, exact.
 #[must_use]
-#[allow(clippy::disallowed_methods, reason = "a clock itself")]
 pub fn unix_ms() -> u64 {
+    unix_us() / 1_000
+}
+
+/// As [`unix_ms`], in microseconds.
+#[must_use]
+#[allow(clippy::disallowed_methods, reason = "a clock itself")]
+pub fn unix_us() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
-        .map_or(0, |span| u64::try_from(span.as_millis()).unwrap_or(NEVER))
+        .map_or(0, |span| u64::try_from(span.as_micros()).unwrap_or(NEVER))
 }
 
 #[allow(clippy::disallowed_methods, reason = "the shard's clock itself")]

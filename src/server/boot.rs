@@ -17,6 +17,7 @@ use crate::{
     },
     shard::runtime::{Driver, probe_io_uring},
     storage,
+    telemetry::{LogWriter, RemoteLog},
 };
 
 /// What the command line asks for.
@@ -24,18 +25,34 @@ pub struct Options {
     pub config: Loaded,
     /// Starts the built-in origin and prints what to try.
     pub quickstart: bool,
+    /// `--log-instrumentation`
+    pub is_instrumented: bool,
+    /// Where log lines go beside stderr; nothing is written there yet.
+    pub remote_logs: Vec<(RemoteLog, LogWriter)>,
 }
+
+/// How long a process that ends waits for its last log lines to be written elsewhere.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// Serves until a signal ends the process.
 #[must_use]
 pub fn run(options: Options) -> ExitCode {
-    match start(options) {
+    let remote_logs: Vec<RemoteLog> = options
+        .remote_logs
+        .iter()
+        .map(|(log, _)| log.clone())
+        .collect();
+    let code = match start(options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             tracing::error!(prefix = "main", "{why}");
             ExitCode::FAILURE
         }
+    };
+    for log in remote_logs {
+        log.flush(LAST_LINES);
     }
+    code
 }
 
 #[allow(
@@ -49,6 +66,13 @@ fn start(options: Options) -> Result<(), String> {
         format!("cannot find out how this program was started, which an upgrade must know: {error}")
     })?;
     signals::block().map_err(|error| format!("cannot block signals: {error}"))?;
+    let mut lost_lines = Vec::new();
+    for (log, writer) in options.remote_logs {
+        lost_lines.push(log.lost());
+        writer
+            .start()
+            .map_err(|error| format!("cannot start a thread for log lines: {error}"))?;
+    }
     raise_descriptor_limit();
     let config = Arc::new(options.config.config);
     let errors = error_responses(&config)?;
@@ -69,13 +93,15 @@ fn start(options: Options) -> Result<(), String> {
         .map_err(|error| format!("the store cannot be used: {error}"))?;
     let process = Process {
         settings: Arc::new(settings(&config)),
-        registry: Arc::new(Registry::new(shards)),
+        registry: Arc::new(Registry::new(shards).with_lost_lines(lost_lines)),
         owner: Arc::new(storage::Owner::new(opener)),
         errors,
         driver,
         cpus,
         shards,
         quickstart: options.quickstart,
+        is_instrumented: options.is_instrumented
+            || std::env::var("TYK_INSTRUMENTATION").is_ok_and(|word| word == "1"),
         notifier: Notifier::new(std::env::var("NOTIFY_SOCKET").ok().as_deref()),
         program,
         state_dir,
@@ -179,6 +205,7 @@ fn settings(config: &Config) -> Settings {
         store_deadline_ms: 100,
         session_fresh_ms: u64::try_from(session_freshness(config).as_millis()).unwrap_or(u64::MAX),
         access_log: config.penstock.access_log,
+        times_steps: false,
     }
 }
 

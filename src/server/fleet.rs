@@ -8,7 +8,7 @@ use std::{
     cell::RefCell,
     rc::Rc,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -21,6 +21,7 @@ use crate::{
     hash,
     limit::{Cells, Fleet},
     net::watch::process_ms,
+    server::telemetry,
     storage::{
         Event, Owner,
         notification::{CHANNEL, Signer, command},
@@ -98,11 +99,9 @@ impl Member {
 
     /// Listens and gives signs of life until the process ends.
     pub async fn run(self: Arc<Self>) {
-        let own_id = hash::random_id().unwrap_or_default();
-        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         let fleet = Rc::new(RefCell::new(Fleet::new(
-            host.trim(),
-            &format!("solo-{}", uuid(&own_id)),
+            &telemetry::host(),
+            node_id(),
             &self.tag_hash,
             Arc::clone(self.cells.outlook()),
         )));
@@ -140,7 +139,7 @@ impl Member {
                     Event::Reconnected => {
                         // What was said meanwhile was missed.
                         if std::mem::replace(&mut was_connected, true) {
-                            self.directory.all_changed();
+                            self.directory.all_doubtful();
                         }
                     }
                     Event::Message(text) => self.hear(&text, &fleet),
@@ -166,6 +165,7 @@ impl Member {
                 let names = message
                     .payload
                     .split(',')
+                    .filter(|name| !name.ends_with(keyspace::QUOTA_ONLY))
                     .map(|name| name.split(':').next().unwrap_or_default());
                 self.directory.changed(names);
             }
@@ -196,6 +196,12 @@ impl Member {
 pub struct Herald(pub Arc<Member>);
 
 impl Herald {
+    /// Quotas in stored sessions are new: for gateways that read them there. `names` as they are
+    /// sent.
+    pub fn key_quotas_changed(&self, names: String) {
+        self.tell(command::KEY_SPACE_UPDATE, names);
+    }
+
     fn tell(&self, command: &'static str, payload: String) {
         let member = Arc::clone(&self.0);
         tokio::spawn(async move { member.tell(command, &payload).await });
@@ -221,6 +227,12 @@ impl keyspace::Notifier for Herald {
     fn group_reload(&self) {
         self.tell(command::GROUP_RELOAD, String::new());
     }
+}
+
+/// The name of this process among all gateways.
+pub fn node_id() -> &'static str {
+    static ID: OnceLock<String> = OnceLock::new();
+    ID.get_or_init(|| format!("solo-{}", uuid(&hash::random_id().unwrap_or_default())))
 }
 
 /// 32 hexadecimal digits in the form of a UUID.

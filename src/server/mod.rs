@@ -1,6 +1,7 @@
 //! The process: start, signals, upgrade.
 
 pub mod boot;
+pub mod debug;
 pub mod fleet;
 pub mod last_writes;
 pub mod notify;
@@ -9,4 +10,5 @@ pub mod pid_file;
 pub mod process;
 pub mod records;
 pub mod signals;
+pub mod telemetry;
 pub mod upgrade;

@@ -15,7 +15,7 @@ use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    auth::{directory::Directory, keyspace::Keyspace},
+    auth::{directory::Directory, keyspace::Keyspace, write_back::WriteBack},
     config::{Config, StoreKind},
     control::{Answer, Call, Control, Paths, Setup},
     exchange::Settings,
@@ -23,15 +23,15 @@ use crate::{
         compile::Compiler,
         live::Live,
         loader::Loader,
-        reload::{Bell, Readiness, Refused, ReloadReport, Ringer},
+        reload::{Bell, Gateway as _, Readiness, Refused, ReloadReport, Ringer},
         snapshot::{ErrorResponses, PortKey},
     },
     limit::{self, Cells, Reconciler},
     mailbox::{Desk, mailbox},
-    metrics::Registry,
+    metrics::{Registry, Window},
     net::{
         dns::{self, Names},
-        listener::{Handed, ListenerSet, Place},
+        listener::{CannotListen, Handed, ListenerSet, Place},
         proxy_connect::ProxyEnv,
         sys,
         tls::{Identity, NamedIdentity, ServerOptions, ServerTls},
@@ -40,11 +40,13 @@ use crate::{
     policy,
     server::{
         boot::session_freshness,
+        debug,
         fleet::{Herald, Member},
         last_writes,
         notify::Notifier,
         origin, pid_file, records,
         signals::{Signal, Signals},
+        telemetry,
         upgrade::{
             drive::{NewHost, OldHost, drive_new, drive_old},
             new::{NewAction, NewEvent, NewGeneration},
@@ -52,7 +54,7 @@ use crate::{
             start::{Inherited, Program},
         },
     },
-    session::key_naming,
+    session::{LifetimeRules, key_naming},
     shard::{
         Item, Job,
         runtime::{Driver, Handle, Parts, start},
@@ -70,6 +72,12 @@ const ENDING: Duration = Duration::from_millis(1500);
 
 /// Between two attempts to accept that failed, for want of descriptors mostly.
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(200);
+
+/// How long a starting process waits for a place to listen that is taken, and between two looks. The
+/// kernel lets go of what a killed process had begun to accept in its ring a moment after its end.
+// Tyk differs: it ends at once.
+const LISTEN_WITHIN: Duration = Duration::from_secs(2);
+const LISTEN_AGAIN_AFTER: Duration = Duration::from_millis(10);
 
 /// Between two looks at all sessions of the node.
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
@@ -91,6 +99,8 @@ pub struct Process {
     pub cpus: Vec<usize>,
     pub shards: usize,
     pub quickstart: bool,
+    /// `TYK_INSTRUMENTATION`, `--log-instrumentation`
+    pub is_instrumented: bool,
     pub program: Program,
     pub notifier: Notifier,
 }
@@ -117,6 +127,7 @@ struct Running {
     member: RefCell<Option<Arc<Member>>>,
     /// Old snapshots are being waited for.
     letting_go: Rc<Cell<bool>>,
+    telemetry: telemetry::Ending,
 }
 
 impl Process {
@@ -147,7 +158,9 @@ impl Process {
             &config,
             config.storage.store_kind() == Some(StoreKind::Redis),
         ));
-        let compiler = Compiler::new(
+        let traces = telemetry::plan(&config);
+        let statsd = telemetry::statsd(&config, self.is_instrumented, &self.registry);
+        let mut compiler = Compiler::new(
             Arc::clone(&config),
             names,
             ProxyEnv::read(env)?,
@@ -155,6 +168,8 @@ impl Process {
             Arc::clone(&self.registry),
             Box::new(env),
         );
+        compiler.is_traced = traces.is_some();
+        compiler.times_steps = statsd.is_some();
         let loader = Loader::new(compiler, Arc::clone(&self.errors));
         let live = Arc::new(Live::start(loader, Arc::clone(&self.registry))?);
 
@@ -163,6 +178,13 @@ impl Process {
         let (control_mail, control_desk) = mailbox(CALLS_MAX);
         let records = records::start(&config, &self.state_dir, &self.owner, &self.registry)?;
         let mut records = records.into_iter();
+        let (tracers, hurry) = traces
+            .map(|planned| telemetry::export(&config, planned, &self.registry))
+            .unzip();
+        let mut tracers = tracers.into_iter().flatten();
+        let mut settings = Settings::clone(&self.settings);
+        settings.times_steps = statsd.is_some();
+        let settings = Arc::new(settings);
         let mut shards = Vec::with_capacity(self.shards);
         for index in 0..self.shards {
             let metrics = self.registry.shard(index).unwrap_or_default();
@@ -171,13 +193,14 @@ impl Process {
                 index,
                 cpu,
                 driver: self.driver,
-                settings: Arc::clone(&self.settings),
+                settings: Arc::clone(&settings),
                 metrics,
                 published: Arc::clone(live.published()),
                 sessions: session_mail.clone(),
                 limits: limit_mail.clone(),
                 cells: Arc::clone(&cells),
                 records: records.next(),
+                tracer: tracers.next(),
                 control: control_mail.clone(),
                 control_paths: Paths::from_config(&config),
             };
@@ -214,9 +237,13 @@ impl Process {
             accepting: Cell::new(false),
             accepted: RefCell::default(),
             letting_go: Rc::default(),
+            telemetry: telemetry::Ending {
+                hurry,
+                statsd: statsd.clone(),
+            },
         });
         running.load_policies().await;
-        running.open_listeners(true)?;
+        running.open_listeners_at_start().await?;
 
         let (bell, ringer) = Bell::new();
         let liveness = Arc::new(Liveness::default());
@@ -231,7 +258,7 @@ impl Process {
         tokio::task::spawn_local(Arc::clone(&member).run());
         let control = Rc::new(Control::new(Setup {
             config: &running.config,
-            gateway: live,
+            gateway: Arc::clone(&live) as Arc<_>,
             bell: bell.clone(),
             owner: Arc::clone(&self.owner),
             liveness: Arc::clone(&liveness),
@@ -242,10 +269,22 @@ impl Process {
                 Arc::new(Herald(Arc::clone(&member))),
             )),
             policies: Arc::clone(&running.policies),
+            debugger: running.debugger()?,
+            health: health_window(&running.config, &running.registry),
+            statsd,
         }));
         tokio::task::spawn_local(answer_calls(control_desk, control));
         tokio::spawn(Arc::clone(&running.directory).run(session_desk));
         tokio::spawn(sweep(Arc::clone(&running.directory)));
+        let write_back = WriteBack::new(
+            Arc::clone(&running.directory),
+            LifetimeRules::from_config(&running.config),
+            {
+                let herald = Herald(Arc::clone(&member));
+                move |names| herald.key_quotas_changed(names)
+            },
+        );
+        tokio::spawn(write_back.run(running.cells.renewals()));
         let reconciler = Reconciler::new(
             Arc::clone(&running.cells),
             limit_work,
@@ -364,9 +403,11 @@ impl Running {
         }
     }
 
-    /// Binds what the snapshot needs and is not bound yet. Nothing accepts yet.
-    fn open_listeners(&self, must: bool) -> Result<(), String> {
+    /// Binds what the snapshot needs and is not bound yet; what could not be bound. Nothing accepts
+    /// yet.
+    fn open_listeners(&self) -> Vec<Unbound> {
         let snapshot = self.live.published().load();
+        let mut unbound = Vec::new();
         for port in &snapshot.ports {
             if self.open.borrow().contains_key(&port.key) {
                 continue;
@@ -382,13 +423,73 @@ impl Running {
                 Ok(_) => {
                     self.open.borrow_mut().insert(port.key, name);
                 }
-                Err(why) if must && (port.carries_control || port.key == self.main_key()) => {
-                    return Err(why);
-                }
-                Err(why) => tracing::error!(prefix = "main", "{why}"),
+                Err(error) => unbound.push(Unbound {
+                    is_needed: port.carries_control || port.key == self.main_key(),
+                    error,
+                }),
             }
         }
+        unbound
+    }
+
+    /// Binds what a starting process needs. A port that is taken may be that of a process which was
+    /// killed a moment ago, so it is waited for; ports of single APIs hold up nobody else.
+    async fn open_listeners_at_start(self: &Rc<Self>) -> Result<(), String> {
+        let until = tokio::time::Instant::now() + LISTEN_WITHIN;
+        let mut is_told = false;
+        let unbound = loop {
+            let unbound = self.open_listeners();
+            let Some(needed) = unbound.iter().find(|unbound| unbound.is_needed) else {
+                break unbound;
+            };
+            if !needed.may_become_free(until) {
+                return Err(needed.error.to_string());
+            }
+            if !std::mem::replace(&mut is_told, true) {
+                tracing::info!(
+                    prefix = "main",
+                    "waiting up to {} s: {}",
+                    LISTEN_WITHIN.as_secs(),
+                    needed.error
+                );
+            }
+            tokio::time::sleep(LISTEN_AGAIN_AFTER).await;
+        };
+        if unbound.iter().any(|unbound| unbound.may_become_free(until)) {
+            let running = Rc::clone(self);
+            tokio::task::spawn_local(async move { running.keep_opening_listeners(until).await });
+        } else {
+            Unbound::tell(&unbound);
+        }
         Ok(())
+    }
+
+    /// Requests of `/tyk/debug` go to the first shard.
+    fn debugger(&self) -> Result<Arc<debug::OnShard>, String> {
+        let shard = self.shards.first().ok_or("no shard")?;
+        Ok(Arc::new(debug::OnShard {
+            live: Arc::clone(&self.live),
+            shard: shard.outlet.clone(),
+        }))
+    }
+
+    /// Binds ports of single APIs as they become free, until that is no longer to be expected.
+    async fn keep_opening_listeners(&self, until: tokio::time::Instant) {
+        loop {
+            tokio::time::sleep(LISTEN_AGAIN_AFTER).await;
+            if self.live.readiness() == Readiness::Draining {
+                return;
+            }
+            let unbound = self.open_listeners();
+            if self.accepting.get()
+                && let Err(why) = self.accept_on_all()
+            {
+                tracing::error!(prefix = "main", "{why}");
+            }
+            if !unbound.iter().any(|unbound| unbound.may_become_free(until)) {
+                return Unbound::tell(&unbound);
+            }
+        }
     }
 
     fn main_key(&self) -> PortKey {
@@ -576,9 +677,7 @@ impl Running {
 
     /// Opens listeners for new ports and closes those that nobody uses any more.
     async fn follow_ports(&self) {
-        if let Err(why) = self.open_listeners(false) {
-            tracing::error!(prefix = "main", "{why}");
-        }
+        Unbound::tell(&self.open_listeners());
         let snapshot = self.live.published().load();
         let gone: Vec<_> = {
             let open = self.open.borrow();
@@ -660,8 +759,28 @@ impl Running {
         }
         self.drain().await;
         records::settle(&self.registry).await;
+        self.telemetry.settle(&self.registry).await;
         if let Err(error) = self.release_store().await {
             tracing::error!(prefix = "main", %error, "closing the store");
+        }
+    }
+}
+
+/// A port on which nothing listens although it should.
+struct Unbound {
+    /// The process is of no use without it.
+    is_needed: bool,
+    error: CannotListen,
+}
+
+impl Unbound {
+    fn may_become_free(&self, until: tokio::time::Instant) -> bool {
+        self.error.is_in_use && tokio::time::Instant::now() < until
+    }
+
+    fn tell(all: &[Self]) {
+        for unbound in all {
+            tracing::error!(prefix = "main", "{}", unbound.error);
         }
     }
 }
@@ -722,6 +841,7 @@ impl OldHost for Serving {
                 tokio::task::spawn_local(async move {
                     running.drain().await;
                     records::settle(&running.registry).await;
+                    running.telemetry.settle(&running.registry).await;
                     for (id, record) in last_writes::take(&running.cells, process_ms()).enumerate()
                     {
                         let id = id as u64;
@@ -828,6 +948,26 @@ async fn sweep(directory: Arc<Directory>) {
         tokio::time::sleep(SWEEP_EVERY).await;
         directory.sweep();
     }
+}
+
+/// Between two looks at the counters of all APIs.
+const LOOK_AT_APIS_EVERY: Duration = Duration::from_secs(1);
+
+/// What `/tyk/health` answers from; `None`, and no work, while nobody has asked for it.
+fn health_window(config: &Config, registry: &Arc<Registry>) -> Option<Arc<Window>> {
+    let options = &config.health_check;
+    if !options.enable_health_checks {
+        return None;
+    }
+    let window = Arc::new(Window::new(options.health_check_value_timeouts));
+    let (looking, registry) = (Arc::clone(&window), Arc::clone(registry));
+    tokio::task::spawn_local(async move {
+        loop {
+            tokio::time::sleep(LOOK_AT_APIS_EVERY).await;
+            looking.look(process_ms(), registry.api_sums());
+        }
+    });
+    Some(window)
 }
 
 /// Answers control calls, each in its own task.

@@ -19,7 +19,7 @@ use crate::{
     control::Call,
     exchange::{Client, Ctx, Local, Reply},
     gateway::{
-        serve::{self, Served},
+        serve::{self, Served, Worker},
         snapshot::PortKey,
     },
     http::h1::{Framing, Progress},
@@ -30,7 +30,7 @@ use crate::{
         tls::ServerTls,
         watch::AtDeadline,
     },
-    shard::Shard,
+    shard::{Debug, Shard},
 };
 
 /// Without a request for so long, a connection gives its buffers back.
@@ -90,6 +90,56 @@ pub async fn serve(
         };
         requests(&shard, &client, port).await;
     }
+    drop(open);
+}
+
+/// Answers one request that came by `/tyk/debug`, and logs to whoever asked.
+pub async fn debug(open: Open, local: Rc<Local>, debug: Debug) {
+    let Debug {
+        published,
+        request,
+        stream,
+        peer,
+        logs,
+    } = debug;
+    let tcp = match Tcp::from_std(stream) {
+        Ok(tcp) => tcp,
+        Err(error) => return tracing::error!(%error, "the way back of a debugged request"),
+    };
+    let client = Client {
+        deadline: local.watch.deadline(tcp.fd()),
+        stream: Stream::Tcp(tcp),
+        peer,
+        begun: Cell::new(false),
+        overread: RefCell::default(),
+    };
+    let worker = Worker::new(Rc::clone(&local), published);
+    let mut cx = Ctx {
+        inb: request,
+        ..Ctx::default()
+    };
+    let parsed = cx.head.parse(&cx.inb, &mut 0, &local.settings.limits);
+    let mut answer = Box::pin(async {
+        match parsed {
+            // An answer of HTTP/1.0 is neither chunked nor followed by another.
+            Ok(Progress::Complete) => {
+                cx.head.version_minor = 0;
+                cx.head.keep_alive = false;
+                serve::exchange(&worker, PortKey::NONE, &client, &mut cx).await;
+            }
+            Ok(Progress::Partial) => {}
+            Err(refusal) => {
+                let reply = serve::refusal_reply(refusal.status);
+                serve::respond(&local, &client, &mut cx, reply).await;
+            }
+        }
+    });
+    std::future::poll_fn(|task| {
+        tracing::dispatcher::with_default(&logs, || answer.as_mut().poll(task))
+    })
+    .await;
+    drop(answer);
+    client.stream.shutdown(Half::Write);
     drop(open);
 }
 

@@ -6,12 +6,12 @@ pub mod accept;
 pub mod conn;
 pub mod runtime;
 
-use std::{cell::Cell, rc::Rc};
+use std::{cell::Cell, net::SocketAddr, rc::Rc, sync::Arc};
 
 use crate::{
     auth::directory::Found,
     control::{Answer, Call, Paths},
-    gateway::serve::Worker,
+    gateway::{serve::Worker, snapshot::Published},
     limit,
     mailbox::{Answered, Line},
 };
@@ -59,10 +59,24 @@ pub enum Job {
         key: Option<crate::gateway::snapshot::PortKey>,
         stopped: tokio::sync::oneshot::Sender<()>,
     },
+    /// Answer one request by a snapshot of its own.
+    Debug(Box<Debug>),
     /// Answers close their connections from now on.
     Drain,
     /// End what has no end of its own.
     End,
+}
+
+/// A request that passes through a definition which is not served (`/tyk/debug`).
+pub struct Debug {
+    pub published: Arc<Published>,
+    /// Whole, as a client would have sent it.
+    pub request: Vec<u8>,
+    /// Where its answer goes.
+    pub stream: std::net::TcpStream,
+    pub peer: SocketAddr,
+    /// Gets what is logged on the way.
+    pub logs: tracing::Dispatch,
 }
 
 /// What the tasks of a shard share.

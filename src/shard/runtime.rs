@@ -21,6 +21,7 @@ use crate::{
     metrics,
     net::{sys, watch::TICK_MS},
     shard::{Item, Job, Shard, accept, conn},
+    telemetry::Tracer,
 };
 
 /// Which kernel interface a shard uses.
@@ -77,6 +78,7 @@ pub struct Parts {
     pub limits: Mailbox<limit::Question, limit::Answer>,
     pub cells: Arc<limit::Cells>,
     pub records: Option<analytics::Producer>,
+    pub tracer: Option<Tracer>,
     pub control: Mailbox<Call, Answer>,
     pub control_paths: Paths,
 }
@@ -169,6 +171,7 @@ async fn shard_main(parts: Parts, inbox: Inbox<Item>, back: Outlet<Item>) {
         sessions,
         limiters,
         parts.records,
+        parts.tracer,
         parts.index,
     ));
     let shard = Rc::new(Shard {
@@ -225,6 +228,10 @@ fn take(shard: &Rc<Shard>, item: Item) {
             }
         }
         Item::Job(Job::StopAccepting { key, stopped }) => accept::stop(shard, key, stopped),
+        Item::Job(Job::Debug(debug)) => {
+            let open = conn::Open::new(&local.metrics);
+            conn::spawn(conn::debug(open, Rc::clone(local), *debug));
+        }
         Item::Job(Job::Drain) => {
             local.draining.set(true);
             shard.worker.pools.clear();
@@ -250,6 +257,9 @@ async fn timer(shard: Rc<Shard>) {
             local.limiters.line().expire(now_ms);
             if let Some(records) = &local.records {
                 records.tick();
+            }
+            if let Some(tracer) = &local.tracer {
+                tracer.tick();
             }
             shard.control.expire(now_ms);
             if now_ms / 1000 != last_s {

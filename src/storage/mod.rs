@@ -29,7 +29,7 @@ use crate::config::{Config, Storage, StoreKind};
 
 pub use embedded::Embedded;
 pub use liveness::{Liveness, Probe};
-pub use ops::{Add, Counter, ListLimit, PushOutcome, Ttl, WriteOp};
+pub use ops::{Add, Counter, ListLimit, PushOutcome, Replace, Ttl, WriteOp};
 pub use owner::{NotOwner, Open, Owner, Ownership, WriteGuard};
 pub use pulse::Pulse;
 pub use redis::Redis;
@@ -81,6 +81,15 @@ pub trait Store: Send + Sync {
     /// Stores a value unless the key exists; whether it was stored.
     fn set_if_absent(&self, key: &str, value: &[u8], ttl: Option<Duration>) -> Waiting<'_, bool>;
 
+    /// Replaces values, each only where it is the one given, in one round trip; whether it was, in
+    /// order. What is gone stays gone.
+    fn replace(&self, changes: Vec<Replace>) -> Waiting<'_, Vec<bool>> {
+        match self.scripts() {
+            Some(scripts) => script::replace(scripts, changes),
+            None => Box::pin(async { Err(StoreError::Closed) }),
+        }
+    }
+
     /// Adds to counters, in one round trip; answers in order. A counter is a value in decimal
     /// digits, absent means 0.
     fn add(&self, adds: Vec<Add>) -> Waiting<'_, Vec<Counter>>;
@@ -123,6 +132,9 @@ pub enum StoreError {
     /// It does not answer, or answers with an error; later it may.
     #[error("{0}")]
     Away(String),
+    /// It answers, and takes no writes at present.
+    #[error("{0}")]
+    Refused(String),
     /// This process has closed it, or does not have it yet.
     #[error("the store is closed")]
     Closed,

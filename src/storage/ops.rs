@@ -15,6 +15,16 @@ pub enum WriteOp {
     Delete(String),
 }
 
+/// A value to be put in another's place, if that is still the one that was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replace {
+    pub key: String,
+    pub from: Vec<u8>,
+    pub to: Vec<u8>,
+    /// As for [`Store::set`](super::Store::set).
+    pub ttl: Option<Duration>,
+}
+
 /// How much longer a key lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ttl {

@@ -72,7 +72,8 @@ impl Pulse {
         loop {
             tokio::time::sleep(PROBE_EVERY).await;
             match tokio::time::timeout(PROBE_MAX, store.probe()).await {
-                Ok(Ok(())) => break,
+                // A probe is a write. What refuses it answers, so it may be read from.
+                Ok(Ok(()) | Err(StoreError::Refused(_))) => break,
                 // Not ours any more; the next owner begins anew.
                 Ok(Err(StoreError::Closed)) => break,
                 Ok(Err(_)) | Err(_) => {}

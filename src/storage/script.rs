@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use crate::storage::{StoreError, Waiting};
+use crate::storage::{Replace, StoreError, Waiting};
 
 /// A Lua script, named by its text.
 pub struct Script {
@@ -78,4 +78,41 @@ pub trait Scripts: Send + Sync {
     /// # Errors
     /// As a whole when nothing was asked; else each for itself.
     fn eval_many(&self, evals: Vec<Eval>) -> Waiting<'_, Vec<Result<ScriptReply, StoreError>>>;
+}
+
+/// Sets a value in another's place. Arguments: the one that must be there, the new one, how long it
+/// lives (ms; 0: for good). Answers 1 when it did.
+static REPLACE: Script = Script::new(
+    "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+if ARGV[3] == '0' then
+  redis.call('SET', KEYS[1], ARGV[2])
+else
+  redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+end
+return 1",
+);
+
+/// [`Store::replace`](super::Store::replace) where there are scripts.
+pub(super) fn replace(scripts: &dyn Scripts, changes: Vec<Replace>) -> Waiting<'_, Vec<bool>> {
+    let evals = changes
+        .into_iter()
+        .map(|change| Eval {
+            script: &REPLACE,
+            keys: vec![change.key],
+            args: vec![
+                change.from,
+                change.to,
+                change
+                    .ttl
+                    .map_or(0, |ttl| ttl.as_millis())
+                    .to_string()
+                    .into_bytes(),
+            ],
+        })
+        .collect();
+    let answers = scripts.eval_many(evals);
+    Box::pin(async move {
+        let was_replaced = |answer: Result<ScriptReply, StoreError>| Ok(answer?.int() == Some(1));
+        answers.await?.into_iter().map(was_replaced).collect()
+    })
 }

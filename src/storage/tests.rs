@@ -20,6 +20,7 @@ struct Inner {
     flush_count: AtomicUsize,
     is_hanging: AtomicBool,
     failure: Mutex<Option<String>>,
+    refusal: Mutex<Option<String>>,
     values: Mutex<BTreeMap<String, Vec<u8>>>,
 }
 
@@ -52,6 +53,11 @@ impl Stub {
         *self.0.failure.lock().unwrap() = None;
     }
 
+    /// Writes are refused; reads are answered.
+    pub(crate) fn refuse_writes(&self, why: &str) {
+        *self.0.refusal.lock().unwrap() = Some(why.to_owned());
+    }
+
     pub(crate) fn hang(&self) {
         self.0.is_hanging.store(true, SeqCst);
     }
@@ -68,6 +74,17 @@ impl Stub {
         self.0.flush_count.load(SeqCst)
     }
 
+    pub(crate) fn value(&self, key: &str) -> Option<String> {
+        let values = self.0.values.lock().unwrap();
+        values
+            .get(key)
+            .map(|value| String::from_utf8(value.clone()).unwrap())
+    }
+
+    fn is_failing(&self) -> bool {
+        self.0.failure.lock().unwrap().is_some()
+    }
+
     fn answer<T: Send + 'static>(&self, answer: T) -> Waiting<'_, T> {
         Box::pin(async move {
             if self.0.is_hanging.load(SeqCst) {
@@ -78,6 +95,13 @@ impl Stub {
                 None => Ok(answer),
             }
         })
+    }
+}
+
+impl Stub {
+    fn refused<T: Send + 'static>(&self) -> Option<Waiting<'_, T>> {
+        let why = self.0.refusal.lock().unwrap().clone()?;
+        Some(Box::pin(async { Err(StoreError::Refused(why)) }))
     }
 }
 
@@ -96,6 +120,9 @@ impl Store for Stub {
     }
 
     fn set(&self, key: &str, value: &[u8], _: Option<Duration>) -> Waiting<'_, ()> {
+        if let Some(refused) = self.refused() {
+            return refused;
+        }
         let mut values = self.0.values.lock().unwrap();
         values.insert(key.to_owned(), value.to_vec());
         self.answer(())
@@ -140,6 +167,21 @@ impl Store for Stub {
         self.answer(!is_there)
     }
 
+    fn replace(&self, changes: Vec<Replace>) -> Waiting<'_, Vec<bool>> {
+        let mut values = self.0.values.lock().unwrap();
+        let mut replaced = Vec::new();
+        if !self.is_failing() {
+            for change in changes {
+                let is_same = values.get(&change.key) == Some(&change.from);
+                if is_same {
+                    values.insert(change.key, change.to);
+                }
+                replaced.push(is_same);
+            }
+        }
+        self.answer(replaced)
+    }
+
     fn add(&self, adds: Vec<Add>) -> Waiting<'_, Vec<Counter>> {
         let mut values = self.0.values.lock().unwrap();
         let mut counters = Vec::new();
@@ -173,6 +215,9 @@ impl Store for Stub {
     }
 
     fn probe(&self) -> Waiting<'_, ()> {
+        if let Some(refused) = self.refused() {
+            return refused;
+        }
         self.answer(())
     }
 

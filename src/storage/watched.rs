@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use crate::storage::{
-    Add, Counter, Eval, ListLimit, Pulse, PushOutcome, ScriptReply, Scripts, Store, StoreError,
-    Subscription, Ttl, Waiting, WriteOp,
+    Add, Counter, Eval, ListLimit, Pulse, PushOutcome, Replace, ScriptReply, Scripts, Store,
+    StoreError, Subscription, Ttl, Waiting, WriteOp,
 };
 
 /// A refusal that took so long was no answer.
@@ -59,6 +59,8 @@ impl Watched {
                 Ok(Err(StoreError::Away(why))) if began.elapsed() >= ANSWER_MAX => {
                     StoreError::Away(why)
                 }
+                // Above all a refusal to write, however long another server was looked for: it is an
+                // answer.
                 Ok(Err(error)) => return Err(error),
                 Err(_) => StoreError::Away(format!(
                     "{}: no answer within {} ms",
@@ -121,6 +123,10 @@ impl Store for Watched {
 
     fn set_if_absent(&self, key: &str, value: &[u8], ttl: Option<Duration>) -> Waiting<'_, bool> {
         self.ask(|store| store.set_if_absent(key, value, ttl))
+    }
+
+    fn replace(&self, changes: Vec<Replace>) -> Waiting<'_, Vec<bool>> {
+        self.ask(|store| store.replace(changes))
     }
 
     fn add(&self, adds: Vec<Add>) -> Waiting<'_, Vec<Counter>> {
@@ -238,6 +244,30 @@ mod tests {
                 stub.heal();
             }
             assert!(!owner.pulse().is_away());
+        });
+    }
+
+    #[test]
+    fn a_store_that_was_away_and_refuses_writes_now_is_read_from() {
+        paused(async {
+            let stub = Stub::new();
+            stub.put("a", "1");
+            let owner = stub.owner();
+            owner.acquire().await.unwrap();
+            let store = owner.store_within(HOT).unwrap();
+            stub.hang();
+            for _ in 0..3 {
+                assert!(store.get("a").await.is_err());
+            }
+            assert!(owner.pulse().is_away());
+            stub.refuse_writes("READONLY");
+            stub.wake();
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            let refused = StoreError::Refused("READONLY".to_owned());
+            assert_eq!(store.set("a", b"2", None).await, Err(refused.clone()));
+            assert_eq!(store.get("a").await, Ok(Some(b"1".to_vec())));
+            // What is said about its health is another matter.
+            assert_eq!(owner.store().unwrap().probe().await, Err(refused));
         });
     }
 

@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::{
+    sync::watch,
+    time::{Instant, MissedTickBehavior},
+};
 
 use crate::{
     log::Brake,
@@ -28,11 +31,22 @@ const TRIES_MAX: u32 = 5;
 /// Before a batch is tried again, times the number of tries.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// After the last shard has ended.
+/// After the last shard has ended, or the process is about to.
 const LAST_TRIES: Duration = Duration::from_secs(3);
 
 /// Between two lines about a collector that takes no spans.
 const COMPLAINTS_MS: u64 = 10_000;
+
+/// Tells an [`Exporter`] that the process is about to end: nothing waits for company any more.
+#[derive(Debug)]
+pub struct Hurry(watch::Sender<bool>);
+
+impl Hurry {
+    /// Takes effect at once, also where a batch waits to be tried again.
+    pub fn up(&self) {
+        self.0.send_replace(true);
+    }
+}
 
 /// Makes spans of what the shards left, and sends them.
 pub struct Exporter {
@@ -43,7 +57,10 @@ pub struct Exporter {
     /// `span_processor_type: simple`: nothing waits to be more.
     is_simple: bool,
     registry: Arc<Registry>,
+    hurry: watch::Receiver<bool>,
     spans: Spans,
+    /// Requests whose spans these are.
+    requests: u64,
     /// When the first of `spans` was made.
     since: Instant,
     complaints: Brake,
@@ -51,7 +68,8 @@ pub struct Exporter {
 }
 
 impl Exporter {
-    /// `is_simple` is `opentelemetry.span_processor_type: "simple"`.
+    /// `is_simple` is `opentelemetry.span_processor_type: "simple"`. Dropping the [`Hurry`] leaves the
+    /// exporter at its pace.
     #[must_use]
     pub fn new(
         rings: Vec<Taken>,
@@ -60,19 +78,23 @@ impl Exporter {
         tracing: Tracing,
         is_simple: bool,
         registry: Arc<Registry>,
-    ) -> Self {
-        Self {
+    ) -> (Self, Hurry) {
+        let (hurry, hurried) = watch::channel(false);
+        let exporter = Self {
             rings,
             channel: Channel::new(endpoint),
             resource,
             shows_keys: tracing.shows_keys,
             is_simple,
             registry,
+            hurry: hurried,
             spans: Spans::default(),
+            requests: 0,
             since: Instant::now(),
             complaints: Brake::new(COMPLAINTS_MS),
             started_at: Instant::now(),
-        }
+        };
+        (exporter, Hurry(hurry))
     }
 
     /// Sends until every shard has ended and its spans are sent, or the collector has not taken
@@ -86,8 +108,9 @@ impl Exporter {
                 let is_full = self.collect();
                 let is_done = !is_full && self.rings.iter().all(Taken::is_done);
                 let is_old = self.since.elapsed() >= BATCH_AGE;
-                if self.spans.len() > 0 && (is_full || is_old || is_done || self.is_simple) {
-                    let patience = is_done.then_some(LAST_TRIES);
+                let is_last = is_done || *self.hurry.borrow();
+                if self.spans.len() > 0 && (is_full || is_old || is_last || self.is_simple) {
+                    let patience = is_last.then_some(LAST_TRIES);
                     self.send(patience).await;
                 }
                 if !is_full {
@@ -110,6 +133,7 @@ impl Exporter {
                 let Some(block) = ring.take() else {
                     break;
                 };
+                self.requests += block.entry_count();
                 let mut rest = block.bytes();
                 while let Some(told) = Told::read(&mut rest) {
                     if let Some(api) = block.party(told.api) {
@@ -128,25 +152,39 @@ impl Exporter {
         let count = spans.len() as u64;
         let message = spans.request(&self.resource);
         drop(spans);
-        let began_at = Instant::now();
+        match self.is_sent(&message, patience).await {
+            true => self.registry.spans.written(count),
+            false => self.registry.spans.lost(count),
+        }
+        self.registry
+            .traces_settled(std::mem::take(&mut self.requests));
+    }
+
+    async fn is_sent(&mut self, message: &[u8], mut patience: Option<Duration>) -> bool {
+        let mut began_at = Instant::now();
         for tries in 1..=TRIES_MAX {
-            match self.channel.send(&message).await {
-                Ok(()) => return self.registry.spans.written(count),
+            match self.channel.send(message).await {
+                Ok(()) => return true,
                 Err(Failure::Again(why)) => self.complain(&why),
                 Err(Failure::Never(why)) => {
                     self.complain(&why);
-                    break;
+                    return false;
                 }
             }
             let pause = PAUSE * tries;
-            if patience.is_some_and(|patience| began_at.elapsed() + pause > patience) {
-                break;
+            if tries == TRIES_MAX
+                || patience.is_some_and(|patience| began_at.elapsed() + pause > patience)
+            {
+                return false;
             }
-            if tries < TRIES_MAX {
-                tokio::time::sleep(pause).await;
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                Ok(()) = self.hurry.changed() => {
+                    (patience, began_at) = (Some(LAST_TRIES), Instant::now());
+                }
             }
         }
-        self.registry.spans.lost(count);
+        false
     }
 
     fn complain(&self, why: &str) {
@@ -272,10 +310,10 @@ mod tests {
         (address, received)
     }
 
-    fn exporter(otel: &str, registry: &Arc<Registry>) -> (Tracer, Exporter) {
+    fn exporter(otel: &str, registry: &Arc<Registry>) -> (Tracer, Exporter, Hurry) {
         let (tracer, taken) = tracer(otel, 1 << 20, registry.shard(0).unwrap());
         let config = config(otel);
-        let exporter = Exporter::new(
+        let (exporter, hurry) = Exporter::new(
             vec![taken],
             endpoint(otel).unwrap(),
             Resource::from_config(&config, "node", "host"),
@@ -283,7 +321,7 @@ mod tests {
             false,
             Arc::clone(registry),
         );
-        (tracer, exporter)
+        (tracer, exporter, hurry)
     }
 
     fn record(tracer: &Tracer, count: usize) {
@@ -299,7 +337,7 @@ mod tests {
             let (address, mut received) = grpc_collector(Vec::new()).await;
             let otel = format!(r#", "endpoint": "{address}", "headers": {{"x-token": "t"}}"#);
             let registry = Arc::new(Registry::new(1));
-            let (tracer, exporter) = exporter(&otel, &registry);
+            let (tracer, exporter, _) = exporter(&otel, &registry);
             let task = tokio::spawn(exporter.run());
             record(&tracer, 3000);
             drop(tracer);
@@ -316,6 +354,31 @@ mod tests {
             assert_eq!(count, 3000);
             assert_eq!(registry.spans.written_count(), 3000);
             assert_eq!(registry.shard(0).unwrap().traces.value(), 3000);
+            assert_eq!(registry.traces_settled_count(), 3000);
+        });
+    }
+
+    #[test]
+    fn who_is_in_a_hurry_waits_for_no_company() {
+        with_runtime(async {
+            let (address, mut received) = grpc_collector(vec!["14"]).await;
+            let otel = format!(r#", "endpoint": "{address}""#);
+            let registry = Arc::new(Registry::new(1));
+            let (tracer, exporter, hurry) = exporter(&otel, &registry);
+            let task = tokio::spawn(exporter.run());
+            record(&tracer, 1);
+            hurry.up();
+            for _ in 0..2 {
+                tracer.tick();
+            }
+            // Refused once, and taken after a pause; the shard is still there.
+            for _ in 0..2 {
+                received.recv().await.unwrap();
+            }
+            drop(tracer);
+            task.await.unwrap();
+            assert_eq!(registry.traces_settled_count(), 1);
+            assert_eq!(registry.spans.written_count(), 1);
         });
     }
 
@@ -327,7 +390,7 @@ mod tests {
                 r#", "exporter": "http", "endpoint": "http://{address}", "headers": {{"x-token": "t"}}"#
             );
             let registry = Arc::new(Registry::new(1));
-            let (tracer, exporter) = exporter(&otel, &registry);
+            let (tracer, exporter, _) = exporter(&otel, &registry);
             record(&tracer, 2);
             drop(tracer);
             exporter.run().await;
@@ -351,7 +414,7 @@ mod tests {
                 let (address, _received) = grpc_collector(statuses).await;
                 let otel = format!(r#", "endpoint": "{address}""#);
                 let registry = Arc::new(Registry::new(1));
-                let (tracer, exporter) = exporter(&otel, &registry);
+                let (tracer, exporter, _) = exporter(&otel, &registry);
                 record(&tracer, 4);
                 drop(tracer);
                 exporter.run().await;
@@ -376,7 +439,7 @@ mod tests {
             drop(closed);
             let otel = format!(r#", "endpoint": "{address}""#);
             let registry = Arc::new(Registry::new(1));
-            let (tracer, exporter) = exporter(&otel, &registry);
+            let (tracer, exporter, _) = exporter(&otel, &registry);
             record(&tracer, 5);
             drop(tracer);
             exporter.run().await;

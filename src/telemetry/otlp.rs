@@ -52,12 +52,15 @@ pub(super) fn api_attributes(api: &ApiDefinition) -> Vec<u8> {
     add("tyk.api.orgid", &api.org_id);
     add("tyk.api.id", &api.api_id);
     add("tyk.api.path", &api.proxy.listen_path);
-    texts(
-        &mut out,
-        ATTRIBUTES,
-        "tyk.api.tags",
-        api.tags.iter().map(String::as_str),
-    );
+    if !api.tags_disabled {
+        let tags = api.tags.iter().chain(&*api.tag_headers);
+        texts(
+            &mut out,
+            ATTRIBUTES,
+            "tyk.api.tags",
+            tags.map(String::as_str),
+        );
+    }
     out
 }
 
@@ -100,13 +103,17 @@ impl Spans {
             message(&mut self.encoded, 2, |out| upstream_span(out, told));
             self.count += 1;
         }
-        for (at, (name, began_us, took_us)) in told.steps.iter().enumerate() {
+        // Tyk differs: each of its steps is a child of the one before, although that has ended.
+        for (at, step) in told.steps.iter().enumerate() {
             let id = step_id(told.span_id, at);
             message(&mut self.encoded, 2, |out| {
                 head(out, told, &id, &told.span_id);
-                text(out, 5, name);
+                text(out, 5, step.name);
                 int(out, 6, INTERNAL);
-                times(out, told, *began_us, *took_us);
+                times(out, told, step.began_us, step.took_us);
+                if step.has_failed {
+                    failed(out, told.error);
+                }
             });
             self.count += 1;
         }
@@ -128,7 +135,8 @@ fn request_span(out: &mut Vec<u8>, told: &Told<'_>, api: &ApiTracer, shows_keys:
     add("http.method", told.method);
     add("http.scheme", scheme(told.is_tls));
     add("http.target", told.path);
-    add("net.host.name", told.host);
+    let (host, port) = host_and_port(told.host);
+    add("net.host.name", host);
     add("user_agent.original", told.user_agent);
     add("net.sock.peer.addr", told.ip.to_string().as_bytes());
     add(
@@ -138,13 +146,18 @@ fn request_span(out: &mut Vec<u8>, told: &Told<'_>, api: &ApiTracer, shows_keys:
             version => version,
         },
     );
-    let who = Identified::read(told.identity);
-    if shows_keys {
-        add("tyk.api.apikey", who.key);
+    if !told.identity.is_empty() {
+        let who = Identified::read(told.identity);
+        if shows_keys {
+            add("tyk.api.apikey", who.key);
+        }
+        add("tyk.api.apikey.alias", who.alias);
+        if !who.oauth_id.is_empty() {
+            add("tyk.api.oauthid", who.oauth_id);
+        }
     }
-    add("tyk.api.apikey.alias", who.alias);
-    if !who.oauth_id.is_empty() {
-        add("tyk.api.oauthid", who.oauth_id);
+    if let Some(port) = port {
+        number(out, ATTRIBUTES, "net.host.port", port.into());
     }
     number(out, ATTRIBUTES, "http.status_code", told.status.into());
     number(
@@ -159,9 +172,24 @@ fn request_span(out: &mut Vec<u8>, told: &Told<'_>, api: &ApiTracer, shows_keys:
         "http.response.body.size",
         i64::try_from(told.response_bytes).unwrap_or(i64::MAX),
     );
-    // Only what went wrong here is an error of a server's span.
-    if told.status >= 500 {
+    // As in Tyk, a step that turns the request away marks its own span, or this one where steps
+    // have none.
+    let is_told = told.steps.iter().any(|step| step.has_failed);
+    if told.status >= 500 || (!told.error.is_empty() && !is_told) {
         failed(out, told.error);
+    }
+}
+
+/// A `Host` field taken apart; no port where there is none.
+fn host_and_port(host: &[u8]) -> (&[u8], Option<u16>) {
+    let port = |digits| std::str::from_utf8(digits).ok()?.parse().ok();
+    match host.iter().rposition(|byte| *byte == b':') {
+        // Inside brackets it is part of an address.
+        Some(at) if !host.ends_with(b"]") => {
+            let (name, rest) = host.split_at(at);
+            (name, rest.get(1..).and_then(port))
+        }
+        _ => (host, None),
     }
 }
 
@@ -447,6 +475,7 @@ pub(super) mod tests {
             name,
             began_us,
             took_us: 5,
+            has_failed: false,
         };
         let call = UpstreamCall {
             began_us: 100,
@@ -490,6 +519,47 @@ pub(super) mod tests {
             (number_of(one, 6), number_of(client, 6)),
             (INTERNAL as u64, CLIENT as u64)
         );
+    }
+
+    #[test]
+    fn a_refusal_marks_the_step_that_refused_or_else_the_request() {
+        let step = |name, has_failed| Step {
+            name,
+            began_us: 1,
+            took_us: 1,
+            has_failed,
+        };
+        let refused = Facts {
+            status: 403,
+            error: "no",
+            ..facts()
+        };
+        let message = spans_of(&refused, DEFINITION, true);
+        let (spans, _) = request(&message);
+        assert_eq!(inside(inside(spans[0], 15)[0], 2), [b"no"]);
+        let steps = [step("VersionCheck", false), step("AuthKey", true)];
+        let refused = Facts {
+            steps: &steps,
+            ..refused
+        };
+        let message = spans_of(&refused, DEFINITION, true);
+        let (spans, _) = request(&message);
+        assert!(inside(spans[0], 15).is_empty() && inside(spans[1], 15).is_empty());
+        assert_eq!(inside(inside(spans[2], 15)[0], 2), [b"no"]);
+    }
+
+    #[test]
+    fn a_host_is_told_apart_from_its_port() {
+        #[track_caller]
+        fn check(host: &str, name: &str, port: Option<u16>) {
+            assert_eq!(host_and_port(host.as_bytes()), (name.as_bytes(), port));
+        }
+        check("gw:8080", "gw", Some(8080));
+        check("gw", "gw", None);
+        check("[::1]:80", "[::1]", Some(80));
+        check("[::1]", "[::1]", None);
+        check("gw:x", "gw", None);
+        check("", "", None);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 
 use tokio::{
     net::UdpSocket,
-    sync::mpsc,
+    sync::{mpsc, oneshot},
     time::{Instant, MissedTickBehavior},
 };
 
@@ -36,10 +36,12 @@ const LOAD: Duration = Duration::from_secs(5);
 const RESOLVE_PAUSE: Duration = Duration::from_secs(10);
 
 /// What happened, by the name of its job.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug)]
 enum Event {
     Count(&'static str, String),
     Complete(&'static str, &'static str, Duration),
+    /// Whoever waits is answered when everything counted so far is sent.
+    Finish(oneshot::Sender<()>),
 }
 
 /// Tells of what happens on the control side. Cloning is cheap.
@@ -71,6 +73,13 @@ impl StatsD {
     /// A call of the control API was answered with an error.
     pub fn system_api_error(&self, status: u16) {
         self.send(Event::Count("SystemAPIError", status.to_string()));
+    }
+
+    /// Sends what was counted so far, at the end of the process. Waits no longer than `span`.
+    pub async fn finish(&self, span: Duration) {
+        let (done, wait) = oneshot::channel();
+        self.send(Event::Finish(done));
+        let _ = tokio::time::timeout(span, wait).await;
     }
 
     fn send(&self, event: Event) {
@@ -112,8 +121,14 @@ impl StatsDSender {
         let (mut summed_at, mut loaded_at) = (Instant::now(), Instant::now());
         self.requests = self.request_count();
         loop {
+            let mut finished = None;
             let is_over = tokio::select! {
                 event = self.received.recv() => match event {
+                    Some(Event::Finish(done)) => {
+                        finished = Some(done);
+                        self.sum_steps();
+                        false
+                    }
                     Some(event) => {
                         self.lines.event(&event);
                         continue;
@@ -135,6 +150,9 @@ impl StatsDSender {
             for datagram in self.lines.datagrams() {
                 // Nobody listens, or the queue is full: measurements are not worth waiting for.
                 let _ = socket.send(&datagram).await;
+            }
+            if let Some(done) = finished {
+                let _ = done.send(());
             }
             if is_over {
                 return;
@@ -218,6 +236,7 @@ impl Lines {
                 let value = format!("{}|ms", ms(took.as_secs_f64() * 1000.0));
                 self.once(&format!("{job}.{status}"), &value);
             }
+            Event::Finish(_) => {}
         }
     }
 

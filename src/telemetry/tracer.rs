@@ -17,6 +17,7 @@ use crate::{
     config::Config,
     mailbox::{Filler, Party, Taker, blocks},
     metrics::Shard,
+    net::watch::{process_us, unix_us},
     telemetry::{Propagation, Sampler, TraceContext, context::hex, otlp},
 };
 
@@ -97,14 +98,29 @@ pub struct Trace {
     parent_id: [u8; 8],
     span_id: [u8; 8],
     upstream_id: [u8; 8],
+    propagation: Propagation,
     is_sampled: bool,
     began_at_ns: u64,
 }
 
 impl Trace {
+    #[inline]
     #[must_use]
     pub fn is_sampled(&self) -> bool {
         self.is_sampled
+    }
+
+    /// Whether a field of the client, in any case, gives way to those of
+    /// [`Trace::write_upstream_fields`].
+    #[must_use]
+    pub fn replaces(&self, name: &[u8]) -> bool {
+        let mut replaced = self.propagation.replaced().iter();
+        replaced.any(|field| name.eq_ignore_ascii_case(field.as_bytes()))
+    }
+
+    /// Appends whole field lines that tell the upstream its place in the trace.
+    pub fn write_upstream_fields(&self, out: &mut Vec<u8>) {
+        self.propagation.inject(&self.upstream(), out);
     }
 
     /// What the upstream is told.
@@ -171,6 +187,8 @@ pub struct Step {
     pub name: &'static str,
     pub began_us: u32,
     pub took_us: u32,
+    /// It turned the request away.
+    pub has_failed: bool,
 }
 
 /// A shard's end. Dropping it hands over what is left.
@@ -178,6 +196,8 @@ pub struct Tracer {
     tracing: Tracing,
     filler: RefCell<Filler<ApiTracer>>,
     random: Cell<u64>,
+    /// From the clock of requests to the time of day, in microseconds.
+    wall_us: Cell<u64>,
     metrics: Arc<Shard>,
 }
 
@@ -200,6 +220,7 @@ impl Tracer {
             tracing,
             filler: RefCell::new(filler),
             random: Cell::new(u64::from_ne_bytes(seed)),
+            wall_us: Cell::new(wall_us()),
             metrics,
         };
         (tracer, taker)
@@ -210,6 +231,13 @@ impl Tracer {
     #[must_use]
     pub fn tracing(&self) -> Tracing {
         self.tracing
+    }
+
+    /// A time of [`process_us`] in nanoseconds since 1970.
+    #[inline]
+    #[must_use]
+    pub fn wall_ns(&self, process_us: u64) -> u64 {
+        self.wall_us.get().wrapping_add(process_us) * 1000
     }
 
     /// Begins a request's spans. `now_ns` counts from 1970.
@@ -225,6 +253,7 @@ impl Tracer {
             parent_id: parent.map_or([0; 8], |parent| parent.span_id),
             span_id: self.id().to_be_bytes(),
             upstream_id: self.id().to_be_bytes(),
+            propagation: self.tracing.propagation,
             is_sampled: self.tracing.sampler.samples(&trace_id, parent.as_ref()),
             began_at_ns: now_ns,
         }
@@ -262,7 +291,8 @@ impl Tracer {
             for step in facts.steps {
                 out.extend_from_slice(&step.began_us.to_ne_bytes());
                 out.extend_from_slice(&step.took_us.to_ne_bytes());
-                out.extend_from_slice(&(step.name.len() as u32).to_ne_bytes());
+                out.push(step.has_failed.into());
+                out.push(step.name.len() as u8);
                 out.extend_from_slice(step.name.as_bytes());
             }
         });
@@ -272,8 +302,10 @@ impl Tracer {
         }
     }
 
-    /// To be called once per tick of the shard's clock; see [`Filler::tick`].
+    /// To be called once per tick of the shard's clock; see [`Filler::tick`]. Follows the time of
+    /// day, so that a request need not ask for it.
     pub fn tick(&self) {
+        self.wall_us.set(wall_us());
         self.filler.borrow_mut().tick();
     }
 
@@ -287,6 +319,10 @@ impl Tracer {
         id = (id ^ id >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
         (id ^ id >> 31).max(1)
     }
+}
+
+fn wall_us() -> u64 {
+    unix_us().wrapping_sub(process_us())
 }
 
 const NOT_CALLED: UpstreamCall<'_> = UpstreamCall {
@@ -306,7 +342,7 @@ const CALLS_UPSTREAM: u16 = 2;
 const UPSTREAM_TLS: u16 = 4;
 
 fn step_bytes(step: &Step) -> usize {
-    12 + step.name.len()
+    10 + step.name.len()
 }
 
 fn write_head(
@@ -365,8 +401,16 @@ pub(super) struct Told<'a> {
     pub(super) identity: &'a [u8],
     pub(super) error: &'a [u8],
     pub(super) upstream: Option<UpstreamCall<'a>>,
-    /// Name, begin, span.
-    pub(super) steps: Vec<(&'a [u8], u32, u32)>,
+    pub(super) steps: Vec<ToldStep<'a>>,
+}
+
+/// A [`Step`] read back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ToldStep<'a> {
+    pub(super) name: &'a [u8],
+    pub(super) began_us: u32,
+    pub(super) took_us: u32,
+    pub(super) has_failed: bool,
 }
 
 impl<'a> Told<'a> {
@@ -402,8 +446,13 @@ impl<'a> Told<'a> {
         for _ in 0..step_count {
             let began_us = u32::from_ne_bytes(take(rest)?);
             let took_us = u32::from_ne_bytes(take(rest)?);
-            let length = u32::from_ne_bytes(take(rest)?) as usize;
-            steps.push((take_slice(rest, length)?, began_us, took_us));
+            let [has_failed, length] = take(rest)?;
+            steps.push(ToldStep {
+                name: take_slice(rest, length.into())?,
+                began_us,
+                took_us,
+                has_failed: has_failed != 0,
+            });
         }
         *bytes = rest;
         let [
@@ -544,10 +593,11 @@ pub(super) mod tests {
             path: b"/base/x",
             is_tls: true,
         };
-        let step = |name| Step {
+        let step = |name, has_failed| Step {
             name,
             began_us: 1,
             took_us: 2,
+            has_failed,
         };
         let full = Facts {
             ip: "2001:db8::1".parse().unwrap(),
@@ -557,7 +607,7 @@ pub(super) mod tests {
             identity: Some(&identity),
             error: "no",
             upstream: Some(call),
-            steps: &[step("A"), step("BB")],
+            steps: &[step("A", false), step("BB", true)],
             ..facts()
         };
         for facts in [&full, &facts()] {
@@ -569,7 +619,13 @@ pub(super) mod tests {
         let mut rest = block.bytes();
         let told = Told::read(&mut rest).unwrap();
         assert_eq!(told.upstream, Some(call));
-        assert_eq!(told.steps, [(&b"A"[..], 1, 2), (b"BB", 1, 2)]);
+        let step = |name, has_failed| ToldStep {
+            name,
+            began_us: 1,
+            took_us: 2,
+            has_failed,
+        };
+        assert_eq!(told.steps, [step(b"A", false), step(b"BB", true)]);
         assert_eq!(
             (told.is_tls, told.request_bytes, told.ip),
             (true, -1, full.ip)

@@ -6,7 +6,7 @@
 use std::{io::Write as _, net::IpAddr};
 
 use crate::{
-    exchange::{Ctx, Local},
+    exchange::{Ctx, Local, detail::Answer},
     http::{
         h1::{Expect, FieldName, Framing, Method, ResponseHead},
         hop_by_hop,
@@ -88,9 +88,15 @@ pub fn write_request(
             // HTTP/1.0 has no expectations (RFC 9110 §10.1.1).
             FieldName::Expect if cx.content.is_some() || cx.head.version_minor == 0 => continue,
             id if hop_by_hop::is_hop_by_hop(id) => continue,
+            FieldName::Other if cx.trace.as_ref().is_some_and(|trace| trace.replaces(name)) => {
+                continue;
+            }
             _ => {}
         }
         write_field(out, name, value);
+    }
+    if let Some(trace) = &cx.trace {
+        trace.write_upstream_fields(out);
     }
     out.extend_from_slice(b"X-Forwarded-For: ");
     if forwarded_for {
@@ -127,6 +133,45 @@ pub fn write_request(
     }
     out.extend_from_slice(b"\r\n");
     decode
+}
+
+/// Appends a request's head for its record: as it was sent, without what a proxy on the way may know.
+pub fn copy_request(out: &mut Vec<u8>, head: &[u8]) {
+    for line in head.split_inclusive(|byte| *byte == b'\n') {
+        if !line.starts_with(b"Proxy-Authorization: ") {
+            out.extend_from_slice(line);
+        }
+    }
+}
+
+/// Keeps an answer's head for its record: as for the client, without framing and packing.
+pub fn copy_answer(
+    kept: &mut Answer,
+    answer: &ResponseHead,
+    buf: &[u8],
+    cx: &Ctx,
+    local: &Local,
+    how: &AnswerHead,
+) {
+    kept.is_bare = how.send == Send::Nothing;
+    kept.is_gzip = !how.decoded
+        && !kept.is_bare
+        && answer.fields.iter().any(|field| {
+            field.id == FieldName::ContentEncoding
+                && field.value.of(buf).eq_ignore_ascii_case(b"gzip")
+        });
+    let how = AnswerHead {
+        send: if kept.is_bare {
+            Send::Nothing
+        } else {
+            Send::UntilClose
+        },
+        close: false,
+        decoded: how.decoded || kept.is_gzip,
+    };
+    write_answer(&mut kept.head, answer, buf, cx, local, &how);
+    // What ends it comes with the content.
+    kept.head.truncate(kept.head.len().saturating_sub(2));
 }
 
 /// How the request's content goes on. Methods that usually have content say so when there is none

@@ -126,6 +126,10 @@ pub async fn proxy(
         cx.head.framing
     };
     let mut incoming = Incoming::new(framing, local.settings.request_body_bytes_max, local);
+    if let Some(detail) = &mut cx.course.detail {
+        head::copy_request(&mut detail.request_head, &out);
+        incoming.capture();
+    }
     if let Some(content) = &cx.content {
         out.extend_from_slice(content);
     } else {
@@ -170,9 +174,12 @@ pub async fn proxy(
     let result = if sent {
         exchange.whole(out, &mut answer).await
     } else {
-        Box::pin(exchange.streamed(out, raw, incoming, &mut answer)).await
+        Box::pin(exchange.streamed(out, raw, &mut incoming, &mut answer)).await
     };
     cx.answer = answer;
+    if let Some(detail) = &mut cx.course.detail {
+        detail.request = incoming.captured();
+    }
     result
 }
 
@@ -230,7 +237,7 @@ impl Exchange<'_> {
         &self,
         mut out: Vec<u8>,
         mut raw: Vec<u8>,
-        mut incoming: Incoming,
+        incoming: &mut Incoming,
         answer: &mut ResponseHead,
     ) -> Result<Done, Fault> {
         let mut conn = self
@@ -243,7 +250,7 @@ impl Exchange<'_> {
         loop {
             let sent_before = conn.sent.get();
             let kept = (conn.reused.get() && raw.is_empty()).then(|| out.clone());
-            let done = self.attempt(conn, out, raw, &mut incoming, answer).await;
+            let done = self.attempt(conn, out, raw, incoming, answer).await;
             let (fault, ended) = match done {
                 Ok(done) => return Ok(done),
                 Err(failed) => failed,
@@ -571,6 +578,16 @@ impl Exchange<'_> {
             decoded,
         };
         head::write_answer(&mut out, answer, &buf, cx, local, &how);
+        if let Some(detail) = &cx.course.detail {
+            head::copy_answer(
+                &mut detail.answer.borrow_mut(),
+                answer,
+                &buf,
+                cx,
+                local,
+                &how,
+            );
+        }
         let status = answer.status;
         let done = Done {
             status,
@@ -742,9 +759,12 @@ impl Pass<'_> {
     async fn length(&mut self, buf: &mut Vec<u8>, at: usize, length: u64) -> Result<bool, Fault> {
         let here = (buf.len() - at) as u64;
         let first = usize::try_from(here.min(length)).unwrap_or(0);
-        self.out
-            .extend_from_slice(buf.get(at..at + first).unwrap_or_default());
+        let here_bytes = buf.get(at..at + first).unwrap_or_default();
+        self.out.extend_from_slice(here_bytes);
+        self.record(here_bytes);
         self.flush().await?;
+        let content_bytes = &self.exchange.cx.course.content_bytes;
+        content_bytes.set(first as u64);
         let mut remaining = length - first as u64;
         let mut clean = here <= length;
         let buffers = &self.exchange.local.buffers;
@@ -764,8 +784,10 @@ impl Pass<'_> {
                 part.truncate(usize::try_from(remaining).unwrap_or(0));
             }
             remaining -= read.min(remaining);
+            self.record(&part);
             let part = self.write(part, 0).await?;
             buffers.give(part);
+            content_bytes.set(length - remaining);
         }
         self.conn.deadline.clear();
         Ok(clean)
@@ -890,10 +912,20 @@ impl Pass<'_> {
         Ok(())
     }
 
+    #[inline]
+    fn record(&self, data: &[u8]) {
+        if let Some(detail) = &self.exchange.cx.course.detail {
+            detail.passes(data);
+        }
+    }
+
     fn write_part(&mut self, chunked: bool, data: &[u8]) {
         if data.is_empty() {
             return;
         }
+        self.record(data);
+        let content_bytes = &self.exchange.cx.course.content_bytes;
+        content_bytes.set(content_bytes.get() + data.len() as u64);
         if chunked {
             chunked::encode_header(&mut self.out, data.len());
             self.out.extend_from_slice(data);

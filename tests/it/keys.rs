@@ -13,8 +13,8 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Client, End, Gateway, Origin, RedisServer, Response, SECRET, Setup, TempDir, api, eventually,
-    keyed_api, within,
+    Client, End, Gateway, Origin, PATIENCE, RedisServer, Response, SECRET, Setup, TempDir, api,
+    eventually, keyed_api, within,
 };
 
 fn fine() -> Origin {
@@ -171,6 +171,125 @@ fn a_key_can_ask_for_its_limits_and_pays_nothing() {
         assert_eq!(gateway.get("/open/tyk/rate-limits/").status, 200);
         assert_eq!(origin.requests().len(), before + 2);
     });
+}
+
+#[test]
+fn a_new_period_of_a_quota_is_stored() {
+    let origin = fine();
+    on_both_stores(
+        || Setup::new().api(keyed_api("w", &origin.url())),
+        |gateway| {
+            let limit = json!({"quota_max": 5, "quota_renewal_rate": 1, "quota_renews": 0});
+            let mut session = limit.clone();
+            session["access_rights"] = json!({
+                "w": {"api_id": "w", "versions": ["Default"], "limit": limit}
+            });
+            gateway.make_key("kkkk", session);
+            let renews = || {
+                let told = gateway
+                    .admin("GET", "/tyk/keys/kkkk?org_id=org1", "")
+                    .json();
+                let limit = &told["access_rights"]["w"]["limit"];
+                limit["quota_renews"].as_i64().expect("a number")
+            };
+            let first = renews();
+            eventually("the next period", || {
+                gateway.keyed("/w/x", "kkkk");
+                (renews() > first + 1).then_some(())
+            });
+        },
+    );
+}
+
+#[test]
+fn sessions_change_in_the_store_as_tyk_changes_them() {
+    let (origin, redis) = (fine(), RedisServer::start());
+    let setup = Setup::new()
+        .api(keyed_api("w", &origin.url()))
+        .conf(json!({"hash_keys": false}));
+    let gateway = setup.on_redis(&redis).start();
+    let session = |more: &str| {
+        format!(
+            r#"{{"org_id":"org1",{more},"quota_max":3000,"quota_renewal_rate":3600,"access_rights":{{"w":{{"api_id":"w","versions":["Default"]}}}}}}"#
+        )
+    };
+    let mut client = redis.client();
+    let mut put = |key: &str, value: &str| {
+        let mut set = redis::cmd("SET");
+        let set = set.arg(format!("apikey-org1{key}")).arg(value);
+        set.exec(&mut client).expect("stored");
+    };
+    let stored = |key: &str| -> Option<Value> {
+        let value: Option<String> = redis.ask(&format!("GET apikey-org1{key}"));
+        value.map(|value| serde_json::from_str(&value).expect("JSON"))
+    };
+    put("plain", &session(r#""alias":"first","quota_renews":1000"#));
+    put("short", &session(r#""session_lifetime":1000"#));
+    put("gone", &session(r#""alias":"gone""#));
+    put("edited", &session(r#""alias":"before""#));
+    let unmetered = r#"{"org_id":"org1","quota_max":-1}"#;
+    put("unmetered", unmetered);
+    let mut listening = redis.client();
+    let mut channel = listening.as_pubsub();
+    channel
+        .subscribe("tyk.cluster.notifications")
+        .expect("a subscription");
+    let (): () = redis.ask("EXPIRE apikey-org1short 900");
+    for key in ["gone", "edited", "unmetered", "short", "plain", "plain"] {
+        let answer = gateway.keyed("/w/x", key);
+        assert_eq!(answer.status, 200, "{key}: {}", answer.summary());
+        if key == "edited" {
+            put("edited", r#"{"org_id":"org1","alias":"after"}"#);
+        }
+        if key == "gone" {
+            let _: i64 = redis.ask("DEL apikey-org1gone");
+        }
+    }
+    let plain = eventually("it is written", || {
+        stored("plain").filter(|session| session["quota_remaining"] == 2998)
+    });
+    let now_s = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .expect("after 1970")
+        .as_secs();
+    let renews = plain["quota_renews"].as_u64().expect("a time");
+    assert!((now_s + 3500..=now_s + 3600).contains(&renews), "{plain}");
+    assert_eq!(plain["alias"], "first");
+    // An empty limit would count instead of the session's own if it said anything.
+    assert_eq!(plain["access_rights"]["w"]["limit"]["quota_renews"], 0);
+    assert_eq!(plain["smoothing"], Value::Null, "all of Go's form");
+    eventually("the session lives longer", || {
+        let ttl: i64 = redis.ask("TTL apikey-org1short");
+        (ttl > 900).then_some(())
+    });
+    // Written before it, had they been written.
+    assert_eq!(stored("gone"), None);
+    let edited: String = redis.ask("GET apikey-org1edited");
+    assert_eq!(edited, r#"{"org_id":"org1","alias":"after"}"#);
+    let kept: String = redis.ask("GET apikey-org1unmetered");
+    assert_eq!(kept, unmetered);
+    // Each renewal is told once, perhaps together with others of its time.
+    channel
+        .set_read_timeout(Some(PATIENCE))
+        .expect("a socket takes a timeout");
+    let mut told: Vec<String> = Vec::new();
+    while !["plain:quota", "short:quota"]
+        .iter()
+        .all(|name| told.iter().any(|told| told == name))
+    {
+        let message = channel.get_message().expect("the renewals");
+        let message: String = message.get_payload().expect("text");
+        let message: Value = serde_json::from_str(&message).expect("JSON");
+        if message["command"] == "KeySpaceUpdateNotification" {
+            let names = message["payload"].as_str().expect("text").split(',');
+            told.extend(names.map(str::to_owned));
+        }
+    }
+    for name in ["plain", "short", "org1plain", "org1short"] {
+        let name = format!("{name}:quota");
+        let count = told.iter().filter(|told| **told == name).count();
+        assert_eq!(count, 1, "{name}: {told:?}");
+    }
 }
 
 /// `{"a":{"a": … 0 … }}` with so many objects around each other.

@@ -11,8 +11,8 @@ use std::{
 use penstock::{
     config::{Config, Vars},
     storage::{
-        Add, Eval, Event, ListLimit, Owner, Script, ScriptReply, Store, StoreError, Ttl, WriteOp,
-        opener,
+        Add, Eval, Event, ListLimit, Owner, Replace, Script, ScriptReply, Store, StoreError, Ttl,
+        WriteOp, opener,
     },
 };
 use serde_json::{Value, json};
@@ -79,6 +79,15 @@ async fn do_everything(store: &dyn Store) {
     assert_eq!(store.delete("k-1").await, Ok(true));
     assert_eq!(store.set_if_absent("k-1", b"1", None).await, Ok(true));
     assert_eq!(store.ttl("k-1").await, Ok(Some(Ttl::Forever)));
+    let changes = (0..50).map(|n| Replace {
+        key: format!("k-{n}"),
+        from: b"1".to_vec(),
+        to: b"2".to_vec(),
+        ttl: minute,
+    });
+    let replaced = store.replace(changes.collect()).await.expect("asked");
+    let count = replaced.iter().filter(|replaced| **replaced).count();
+    assert_eq!(count, usize::from(replaced[1]), "only that one is 1");
     let adds = (0..50).map(|n| Add {
         key: format!("c-{}", n % 25),
         by: n,

@@ -95,6 +95,65 @@ fn a_stopped_redis_costs_strangers_a_moment_and_nobody_else_anything() {
     assert_eq!(add_key(&gateway, "refusedref"), 200);
 }
 
+#[test]
+fn a_redis_that_takes_no_writes_is_read_from_and_nothing_is_confirmed_that_it_has_not() {
+    let redis = RedisServer::start();
+    let (gateway, _origin) = gateway(json!({"addrs": [redis.address()]}));
+    // Known to the store and not to the gateway: each must be read.
+    for n in 0..60 {
+        assert_eq!(add_key(&gateway, &format!("stored{n:04}")), 200);
+    }
+    let _: String = redis.ask("REPLICAOF 127.0.0.1 1");
+    std::thread::scope(|scope| {
+        let writing = scope.spawn(|| {
+            for n in 0..4 {
+                let key = format!("refused{n:04}");
+                assert_eq!(add_key(&gateway, &key), 500, "{key}");
+            }
+        });
+        let mut n = 0;
+        while !writing.is_finished() || n < 60 {
+            let key = format!("stored{:04}", n % 60);
+            assert_eq!(with_key(&gateway, &key).0, 200, "{key}");
+            let key = format!("strange{n:04}");
+            assert_eq!(with_key(&gateway, &key).0, 403, "{key}");
+            assert_eq!(gateway.get("/open/x").status, 200);
+            n += 1;
+        }
+    });
+    let _: String = redis.ask("REPLICAOF NO ONE");
+    eventually("keys can be made again", || {
+        (add_key(&gateway, "againagain") == 200).then_some(())
+    });
+    let keys: Vec<String> = redis.ask("KEYS *refused*");
+    assert!(keys.is_empty(), "{keys:?}");
+}
+
+#[test]
+fn keys_that_are_known_do_not_notice_that_redis_ends_and_comes_back() {
+    let mut redis = RedisServer::start();
+    let (gateway, _origin) = gateway(json!({"addrs": [redis.address()]}));
+    for key in ["knownknown", "laterlater"] {
+        assert_eq!(add_key(&gateway, key), 200);
+    }
+    assert_eq!(with_key(&gateway, "knownknown").0, 200);
+    let _: String = redis.ask("SAVE");
+    redis.kill();
+    eventually("the store counts as away", || {
+        assert_eq!(with_key(&gateway, "knownknown").0, 200);
+        (with_key(&gateway, "strangerst").0 == 503).then_some(())
+    });
+    if !redis.restart() {
+        return; // Somebody else has the port now.
+    }
+    // All that is missed while nobody listens makes known keys doubtful; they are read anew, or go on.
+    let mut is_back = 0;
+    while is_back < 300 {
+        assert_eq!(with_key(&gateway, "knownknown").0, 200);
+        is_back += usize::from(with_key(&gateway, "laterlater").0 == 200);
+    }
+}
+
 /// Adds keys while `fail` happens; every key whose creation was confirmed opens the API afterwards.
 fn keys_survive(gateway: &Gateway, fail: impl FnOnce() + Send) {
     let confirmed = std::thread::scope(|scope| {

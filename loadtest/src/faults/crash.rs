@@ -27,19 +27,19 @@ use crate::{
 
 /// What the gateway said about each key: the last acknowledged state, and a write nobody knows the end of.
 #[derive(Clone, Default, Debug)]
-struct Written {
+pub(super) struct Written {
     acknowledged: Option<State>,
     under_way: Option<State>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
-enum State {
+pub(super) enum State {
     /// There, with this alias.
     Alias(String),
     Gone,
 }
 
-type Ledger = BTreeMap<String, Written>;
+pub(super) type Ledger = BTreeMap<String, Written>;
 
 const WRITERS: usize = 16;
 /// Writes before a kill, at least.
@@ -131,7 +131,7 @@ fn restart(gateway: &mut site::Gateway) -> io::Result<u32> {
 }
 
 /// One writer per connection: creates a key, changes it, deletes every third one; until the gateway is gone.
-fn write(
+pub(super) fn write(
     address: SocketAddr,
     round: usize,
     session: &Value,
@@ -217,7 +217,7 @@ fn write(
 }
 
 /// Keys that are not as they were acknowledged, with what they are.
-fn missing(address: SocketAddr, ledger: &Ledger) -> io::Result<Vec<String>> {
+pub(super) fn missing(address: SocketAddr, ledger: &Ledger) -> io::Result<Vec<String>> {
     let mut wrong = Vec::new();
     let mut client = Client::new(address, WRITERS)?;
     client.keeps_body_start = true;

@@ -1,8 +1,9 @@
 //! Fault cases: the store is away, slow, refuses or changes its master; records pile up; processes are killed.
 //!
-//! The ids come from the reliability plan: D1 and D2 in [`store`], D5 in [`records`], D6 in [`crash`].
+//! The ids come from the reliability plan: D1 and D2 in [`store`], D5 in [`records`], D6 in [`crash`] and [`million`].
 
 mod crash;
+mod million;
 mod records;
 mod store;
 
@@ -35,6 +36,9 @@ pub struct Plan {
     /// Milliseconds that a busy machine may add to a deadline.
     #[arg(long, default_value_t = 50)]
     pub slack_ms: u64,
+    /// Sessions in the store (D6 million).
+    #[arg(long, default_value_t = 1_000_000)]
+    pub sessions: u32,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -81,6 +85,8 @@ pub enum Part {
     Crash,
     /// D6: SIGUSR2 while keys are written and used.
     Upgrade,
+    /// D6: starts with a million sessions; only when it is asked for.
+    Million,
 }
 
 impl Plan {
@@ -117,6 +123,9 @@ pub fn run(plan: &Plan, bench: &Bench) -> io::Result<bool> {
                     Part::Upgrade => crash::upgrades(plan, bench)?,
                     _ => crash::kills(plan, bench)?,
                 };
+            }
+            if plan.only.contains(&Part::Million) {
+                passed &= million::run(plan, bench)?;
             }
         }
     }

@@ -177,9 +177,10 @@ fn act(
     };
     write_until(&mut writes, Duration::from_secs_f64(BEFORE_S));
     let connections = faulty.proxy.accepted();
-    faulty.begin(part)?;
+    // Some faults take a moment to bring about.
     let from = clock.elapsed();
-    let end = from + Duration::from_secs_f64(seconds);
+    faulty.begin(part)?;
+    let end = clock.elapsed() + Duration::from_secs_f64(seconds);
     write_until(&mut writes, end.saturating_sub(Duration::from_millis(200)));
     let hello_during = store_status(site);
     thread::sleep(end.saturating_sub(clock.elapsed()));
@@ -617,7 +618,7 @@ impl Faulty {
                 Ok(())
             }
             Part::Sentinel => self.server.kill(),
-            Part::Crash | Part::Upgrade => Ok(()),
+            Part::Crash | Part::Upgrade | Part::Million => Ok(()),
         }
     }
 
@@ -668,7 +669,7 @@ impl Faulty {
                 let word = ["CONFIG", "SET", "stop-writes-on-bgsave-error", "no"];
                 redis.call(&word).map(drop)
             }
-            Part::Sentinel | Part::Crash | Part::Upgrade => Ok(()),
+            Part::Sentinel | Part::Crash | Part::Upgrade | Part::Million => Ok(()),
         }
     }
 }
@@ -850,6 +851,7 @@ mod tests {
             times: None,
             rate: None,
             slack_ms: 50,
+            sessions: 0,
         };
         let (mut seen, mut acted) = (good(), acted());
         change(&mut seen, &mut acted);

@@ -100,6 +100,21 @@ impl keyspace::Notifier for Told {
     fn group_reload(&self) {}
 }
 
+/// Sends no request anywhere.
+struct Nobody;
+
+impl Debugger for Nobody {
+    fn run(
+        &self,
+        _: Vec<u8>,
+        _: Vec<u8>,
+        _: SocketAddr,
+    ) -> Pin<Box<dyn Future<Output = Outcome> + Send + '_>> {
+        let (end, logs) = (End::Refused, String::new());
+        Box::pin(async { Outcome { end, logs } })
+    }
+}
+
 struct Bench {
     control: Control,
     told: Arc<Told>,
@@ -161,6 +176,12 @@ impl Bench {
             registry: Arc::clone(&registry),
             keyspace: Arc::new(keyspace),
             policies: Arc::clone(&policies),
+            debugger: Arc::new(Nobody),
+            health: config
+                .health_check
+                .enable_health_checks
+                .then(|| Arc::new(crate::metrics::Window::new(0))),
+            statsd: None,
         });
         Self {
             control,

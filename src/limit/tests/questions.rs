@@ -269,6 +269,35 @@ fn a_store_that_does_not_answer_is_asked_three_times_and_then_each_node_has_its_
 }
 
 #[test]
+fn a_silent_store_keeps_nobody_longer_however_many_ask() {
+    paused(async {
+        let fake = Fake::at(NOW_US);
+        let node = Node::start(at_rest(), 3, store(&fake));
+        fake.is_hanging.store(true, SeqCst);
+        let began = tokio::time::Instant::now();
+        let mut answers = Vec::new();
+        // More than may be under way, each in a question of its own.
+        for n in 0..40 {
+            let name = format!("rate-limit-{n}");
+            let cell = node.cells.rate(&name, "", &rate(10.0, 60.0)).unwrap();
+            assert_eq!(cell.take(1), Taken::Ask);
+            answers.push(node.line.ask(Question::Rate { cell, at_ms: 1 }, u64::MAX));
+            for _ in 0..5 {
+                tokio::task::yield_now().await;
+            }
+        }
+        let mut count = 0;
+        while count < answers.len() {
+            node.inbox.drain(|_| count += 1);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let took = began.elapsed();
+        // Those for whom there was no place have waited for one first.
+        assert!(took <= Duration::from_millis(15), "{took:?}");
+    });
+}
+
+#[test]
 fn a_low_limit_is_never_nothing_while_the_store_is_away() {
     paused(async {
         let fake = Fake::at(NOW_US);

@@ -24,8 +24,8 @@ use std::{
 use tokio::sync::{mpsc, oneshot};
 
 use crate::storage::{
-    Add, Counter, ListLimit, PushOutcome, Scripts, Store, StoreError, Subscription, Ttl, Waiting,
-    WriteOp, keys,
+    Add, Counter, ListLimit, PushOutcome, Replace, Scripts, Store, StoreError, Subscription, Ttl,
+    Waiting, WriteOp, keys,
 };
 
 use keeper::Shared;
@@ -63,6 +63,7 @@ enum Work {
         value: Vec<u8>,
         ttl: Option<Duration>,
     },
+    Replace(Vec<Replace>),
     Add(Vec<Add>),
     Push {
         list: String,
@@ -76,6 +77,7 @@ enum Work {
 enum Found {
     Values(Vec<Option<Vec<u8>>>),
     Was(bool),
+    Were(Vec<bool>),
     Ttl(Option<Ttl>),
     Names(Vec<String>),
     Counters(Vec<Counter>),
@@ -216,6 +218,13 @@ impl Store for Embedded {
             key: key.to_owned(),
             value: value.to_vec(),
             ttl,
+        })
+    }
+
+    fn replace(&self, changes: Vec<Replace>) -> Waiting<'_, Vec<bool>> {
+        self.ask(Work::Replace(changes), |found| match found {
+            Found::Were(replaced) => Some(replaced),
+            _ => None,
         })
     }
 

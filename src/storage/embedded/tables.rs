@@ -213,6 +213,7 @@ pub(super) fn is_write(work: &Work) -> bool {
         Work::Write(_)
         | Work::Delete(_)
         | Work::SetIfAbsent { .. }
+        | Work::Replace(_)
         | Work::Add(_)
         | Work::Push { .. }
         | Work::Flush => true,
@@ -376,6 +377,19 @@ impl<'t> Tables<'t> {
                     self.set(key, value, self.expires_at_ms(*ttl))?;
                 }
                 Found::Was(is_absent)
+            }
+            Work::Replace(changes) => {
+                let mut replaced = Vec::with_capacity(changes.len());
+                for change in changes {
+                    let there = alive(&self.values, &change.key, self.now_ms)?;
+                    let is_same = there.is_some_and(|value| value == change.from);
+                    if is_same {
+                        let expires_at_ms = self.expires_at_ms(change.ttl);
+                        self.set(&change.key, &change.to, expires_at_ms)?;
+                    }
+                    replaced.push(is_same);
+                }
+                Found::Were(replaced)
             }
             Work::Add(adds) => self.add(adds)?,
             Work::Push {

@@ -399,6 +399,29 @@ fn changes_are_made_together_and_names_are_listed() {
         assert_eq!(store.ttl("q").await, Ok(None));
         assert_eq!(store.set_if_absent("p-a", b"2", None).await, Ok(false));
         assert_eq!(store.set_if_absent("q", b"2", minute).await, Ok(true));
+        let replace = |key: &str, from: &[u8], ttl| Replace {
+            key: key.to_owned(),
+            from: from.to_vec(),
+            to: b"new".to_vec(),
+            ttl,
+        };
+        let changes = vec![
+            replace("q", b"2", None),
+            replace("q", b"2", minute),
+            replace("p-a", b"other", minute),
+            replace("none", b"", None),
+        ];
+        let replaced = store.replace(changes).await;
+        assert_eq!(replaced, Ok(vec![true, false, false, false]));
+        assert_eq!(store.get("q").await, Ok(Some(b"new".to_vec())));
+        assert_eq!(store.ttl("q").await, Ok(Some(Ttl::Forever)));
+        assert_eq!(store.exists("none").await, Ok(false));
+        let replaced = store.replace(vec![replace("q", b"new", minute)]).await;
+        assert_eq!(replaced, Ok(vec![true]));
+        assert!(matches!(
+            store.ttl("q").await,
+            Ok(Some(Ttl::Ms(1..=60_000)))
+        ));
         assert!(matches!(
             store.ttl("q").await,
             Ok(Some(Ttl::Ms(1..=60_000)))

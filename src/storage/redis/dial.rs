@@ -99,7 +99,9 @@ pub(super) struct Connection {
 struct Flow {
     began: Instant,
     is_broken: AtomicBool,
-    /// It is broken, or nobody should use it any more.
+    /// Another one is wanted; until there is one, this one is used.
+    is_left: AtomicBool,
+    /// It is broken, or another one is wanted.
     ended: Notify,
     /// Requests that wait for an answer.
     waiting: AtomicUsize,
@@ -142,6 +144,7 @@ impl Connection {
         let flow = Arc::new(Flow {
             began: Instant::now(),
             is_broken: AtomicBool::new(false),
+            is_left: AtomicBool::new(false),
             ended: Notify::new(),
             waiting: AtomicUsize::new(0),
             silent_since_ms: AtomicU64::new(0),
@@ -184,6 +187,16 @@ impl Connection {
     /// Has it replaced. Who waits for an answer on it goes on waiting.
     pub(super) fn retire(&self) {
         self.flow.retire();
+    }
+
+    /// Has it replaced as soon as there is another one. Until then it is used.
+    pub(super) fn leave(&self) {
+        self.flow.is_left.store(true, Relaxed);
+        self.flow.ended.notify_one();
+    }
+
+    pub(super) fn is_left(&self) -> bool {
+        self.flow.is_left.load(Relaxed)
     }
 
     /// To have it replaced later, if it is still there.

@@ -5,10 +5,17 @@
 //!                                └──failed: pause of 20 to 500 ms──┘
 //! ```
 //!
+//! A server that takes no writes is left: another connection is looked for, wherever the master is
+//! now, and until there is one the server is read from.
+//!
 //! One task per lane connects, whatever the number of those who wait, and pauses differ by chance:
 //! a server that comes back is not overrun.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 
 use redis::Value;
 use tokio::{
@@ -31,6 +38,9 @@ const CONNECT_MAX: Duration = Duration::from_millis(700);
 
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_millis(500);
+
+/// Why a connection that works is replaced.
+const LEFT: &str = "the server takes no writes";
 
 /// Opens a connection, to wherever that is at the moment.
 pub(super) type Dial = Arc<dyn Fn() -> Dialling + Send + Sync>;
@@ -121,9 +131,12 @@ impl Lane {
             Err(failure) => return requests.iter().map(|_| Err(failure.clone())).collect(),
         };
         let outcomes = connection.exchange(requests, until).await;
-        let is_elsewhere = |outcome: &Result<Value, Failure>| matches!(outcome, Err(failure) if failure.is_wrong_server);
-        if outcomes.iter().any(is_elsewhere) {
-            connection.retire();
+        for failure in outcomes.iter().filter_map(|outcome| outcome.as_ref().err()) {
+            if failure.is_login_void {
+                connection.retire();
+            } else if failure.is_wrong_server {
+                connection.leave();
+            }
         }
         outcomes
     }
@@ -141,25 +154,42 @@ async fn keep(what: &str, timeout: Duration, dial: &Dial, state: &watch::Sender<
     // Said once per interruption.
     let mut told: Option<String> = None;
     let mut attempts = Attempts::default();
+    // Up, for want of a better one.
+    let mut left: Option<Arc<Connection>> = None;
     loop {
         let began = Instant::now();
         let why = match attempts.next(timeout, dial).await {
             Err(why) => why,
             Ok(connection) => {
                 let connection = Arc::new(connection);
-                if told.take().is_some() {
+                if told.as_deref().is_some_and(|told| told != LEFT) {
                     tracing::info!(prefix = "redis", "{what}: connected again");
+                    told = None;
                 }
                 let up_since = Instant::now();
                 state.send_replace(State::Up(Arc::clone(&connection)));
+                let mut ended = pin!(async {
+                    tokio::select! {
+                        () = connection.ended() => match connection.is_left() {
+                            true => LEFT,
+                            false => "connection lost",
+                        },
+                        () = silent(&connection) => "no answer for a second",
+                    }
+                });
                 let why = tokio::select! {
-                    () = connection.ended() => "connection lost",
-                    () = silent(&connection) => "no answer for a second",
+                    why = &mut ended => why,
+                    () = tokio::time::sleep(PAUSE_MAX), if told.is_some() => {
+                        tracing::info!(prefix = "redis", "{what}: connected to another one");
+                        told = None;
+                        ended.await
+                    }
                 };
                 since = Instant::now();
                 if up_since.elapsed() > PAUSE_MAX {
                     pause = PAUSE_MIN;
                 }
+                left = (why == LEFT).then(|| Arc::clone(&connection));
                 why.to_owned()
             }
         };
@@ -167,8 +197,11 @@ async fn keep(what: &str, timeout: Duration, dial: &Dial, state: &watch::Sender<
             tracing::warn!(prefix = "redis", "{what}: {why}; connecting again");
             told = Some(why.clone());
         }
-        let since = Some(since);
-        state.send_replace(State::Down { since, why });
+        left = left.filter(|left| !left.is_broken() && left.silence() < SILENCE_MAX);
+        if left.is_none() {
+            let since = Some(since);
+            state.send_replace(State::Down { since, why });
+        }
         // An attempt that took long was a pause.
         tokio::time::sleep(by_chance(pause).saturating_sub(began.elapsed())).await;
         pause = (pause * 2).min(PAUSE_MAX);

@@ -166,15 +166,18 @@ impl Transport {
 
     async fn exchange(&self, requests: &[&Request], until: Instant) -> Vec<Result<Value, Failure>> {
         match &self.way {
-            Way::Single(link) => {
-                let patience = SINGLE_PATIENCE;
-                link.exchange(requests, until, patience, until).await
-            }
-            Way::Sentinel { link, .. } => {
-                let patience = Duration::MAX;
-                link.exchange(requests, until, patience, until).await
+            Way::Single(link) | Way::Sentinel { link, .. } => {
+                link.exchange(requests, until, self.patience(), until).await
             }
             Way::Cluster(cluster) => cluster.exchange(requests, until).await,
+        }
+    }
+
+    /// How long it may be away before nobody waits for it any more.
+    fn patience(&self) -> Duration {
+        match &self.way {
+            Way::Single(_) => SINGLE_PATIENCE,
+            Way::Sentinel { .. } | Way::Cluster(_) => Duration::from_secs(3600),
         }
     }
 
@@ -220,7 +223,9 @@ impl Redis {
             return Ok(Vec::new());
         }
         let transport = self.transport()?;
-        let until = Instant::now() + self.timeout;
+        let began = Instant::now();
+        let until = began + self.timeout;
+        let again_until = until.min(began + transport.patience());
         let mut outcomes: Vec<Result<Value, Failure>> = Vec::new();
         let mut asked: Vec<(usize, &Request)> = requests.iter().enumerate().collect();
         // The first time at once: the server may just have said whom to ask.
@@ -247,7 +252,7 @@ impl Redis {
                     None => outcomes.push(answer),
                 }
             }
-            if again.is_empty() || Instant::now() + pause >= until {
+            if again.is_empty() || Instant::now() + pause >= again_until {
                 return Ok(outcomes);
             }
             asked = again;

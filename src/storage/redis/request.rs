@@ -100,8 +100,12 @@ pub(super) struct Failure {
     pub(super) why: String,
     /// Whom to ask instead (`MOVED`, `ASK`).
     pub(super) redirect: Option<Redirect>,
-    /// This is no master, or the login is void: a new connection may do better.
+    /// The server takes no writes, or is cut off from the one that does. It may still be read from.
     pub(super) is_wrong_server: bool,
+    /// A new connection may do better, and this one does nothing.
+    pub(super) is_login_void: bool,
+    /// The server answers, and only writes are what it does not do.
+    pub(super) is_write_refused: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,22 +137,17 @@ impl Failure {
             why,
             redirect: None,
             is_wrong_server: false,
+            is_login_void: false,
+            is_write_refused: false,
         }
     }
 
     pub(super) fn from_server(error: &redis::ServerError) -> Self {
-        let kind = match error.kind() {
-            Some(ServerErrorKind::NoScript) => FailureKind::NoScript,
-            Some(
-                ServerErrorKind::ReadOnly
-                | ServerErrorKind::Moved
-                | ServerErrorKind::Ask
-                | ServerErrorKind::TryAgain
-                | ServerErrorKind::ClusterDown
-                | ServerErrorKind::MasterDown
-                | ServerErrorKind::BusyLoading,
-            ) => FailureKind::NotNow,
-            _ if matches!(error.code(), "BUSY" | "NOREPLICAS") => FailureKind::NotNow,
+        let code = code(error);
+        let kind = match code {
+            "NOSCRIPT" => FailureKind::NoScript,
+            "READONLY" | "MOVED" | "ASK" | "TRYAGAIN" | "CLUSTERDOWN" | "MASTERDOWN"
+            | "LOADING" | "BUSY" | "NOREPLICAS" => FailureKind::NotNow,
             _ => FailureKind::Refused,
         };
         let redirect = match error.kind() {
@@ -164,10 +163,41 @@ impl Failure {
             kind,
             why,
             redirect,
-            is_wrong_server: error.kind() == Some(ServerErrorKind::ReadOnly)
-                || error.code() == "NOAUTH",
+            is_wrong_server: matches!(code, "READONLY" | "MASTERDOWN"),
+            is_login_void: code == "NOAUTH",
+            is_write_refused: matches!(code, "READONLY" | "NOREPLICAS" | "OOM" | "MISCONF"),
         }
     }
+}
+
+/// What a refusal is about. Redis 7 puts the code of an error that stopped a script in front, as of
+/// any other; before, it stood somewhere in the text: `ERR Error running script (call to f_…):
+/// @user_script:1: @user_script: 1: -READONLY You can't write …`.
+fn code(error: &redis::ServerError) -> &str {
+    const IN_SCRIPTS: [&str; 10] = [
+        "READONLY",
+        "OOM",
+        "MISCONF",
+        "NOREPLICAS",
+        "MASTERDOWN",
+        "CLUSTERDOWN",
+        "TRYAGAIN",
+        "LOADING",
+        "BUSY",
+        "NOAUTH",
+    ];
+    let outer = error.code();
+    let details = error.details().unwrap_or_default();
+    let is_of_script =
+        outer.starts_with("@user_script") || outer == "ERR" && details.contains("@user_script");
+    if !is_of_script {
+        return outer;
+    }
+    details
+        .split_ascii_whitespace()
+        .filter_map(|word| word.strip_prefix('-'))
+        .find(|word| IN_SCRIPTS.contains(word))
+        .unwrap_or(outer)
 }
 
 /// Reads `3999 127.0.0.1:6381`.
@@ -189,7 +219,11 @@ fn redirect(error: &redis::ServerError, is_ask: bool) -> Option<Redirect> {
 
 impl From<Failure> for StoreError {
     fn from(failure: Failure) -> Self {
-        StoreError::Away(format!("redis: {}", failure.why))
+        let why = format!("redis: {}", failure.why);
+        match failure.is_write_refused {
+            true => StoreError::Refused(why),
+            false => StoreError::Away(why),
+        }
     }
 }
 
@@ -272,4 +306,78 @@ pub(super) fn script_reply(value: Value) -> Result<ScriptReply, StoreError> {
         }
         other => return Err(unexpected(&other)),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failure(line: &str) -> Failure {
+        let reply = format!("-{line}\r\n");
+        match redis::parse_redis_value(reply.as_bytes()).unwrap() {
+            Value::ServerError(error) => Failure::from_server(&error),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[track_caller]
+    fn check(text: &str, kind: FailureKind, is_wrong_server: bool, is_write_refused: bool) {
+        let redis_6 = [
+            "ERR Error running script (call to f_2ba): @user_script:1: @user_script: 1: -",
+            "ERR Error running script (call to f_2ba): @user_script:1: -",
+            "@user_script: 1: -",
+        ]
+        .map(|before| format!("{before}{text} "));
+        let redis_7 = format!("{text} script: 2ba, on @user_script:1.");
+        for line in redis_6.iter().chain([&redis_7, &text.to_owned()]) {
+            let failure = failure(line);
+            assert_eq!(failure.kind, kind, "{line}");
+            assert_eq!(failure.is_wrong_server, is_wrong_server, "{line}");
+            assert_eq!(failure.is_write_refused, is_write_refused, "{line}");
+        }
+    }
+
+    #[test]
+    fn refusals_are_told_apart_outside_and_inside_of_scripts() {
+        use FailureKind::{NotNow, Refused};
+        let read_only = "READONLY You can't write against a read only replica.";
+        check(read_only, NotNow, true, true);
+        let alone =
+            "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.";
+        check(alone, NotNow, true, false);
+        let few = "NOREPLICAS Not enough good replicas to write.";
+        check(few, NotNow, false, true);
+        let full = "OOM command not allowed when used memory > 'maxmemory'.";
+        check(full, Refused, false, true);
+        let broken = "MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk.";
+        check(broken, Refused, false, true);
+        check("CLUSTERDOWN The cluster is down", NotNow, false, false);
+        check(
+            "LOADING Redis is loading the dataset in memory",
+            NotNow,
+            false,
+            false,
+        );
+        check("BUSY Redis is busy running a script.", NotNow, false, false);
+        check("NOAUTH Authentication required.", Refused, false, false);
+        assert!(failure("NOAUTH Authentication required.").is_login_void);
+    }
+
+    #[test]
+    fn what_a_text_merely_mentions_is_not_its_code() {
+        for line in [
+            "ERR unknown command 'x', with args beginning with: -READONLY",
+            "ERR Error running script (call to f_2ba): @user_script:1: READONLY",
+            "WRONGTYPE Operation against a key -READONLY @user_script",
+        ] {
+            let failure = failure(line);
+            assert_eq!(failure.kind, FailureKind::Refused, "{line}");
+            assert!(
+                !failure.is_wrong_server && !failure.is_write_refused,
+                "{line}"
+            );
+        }
+        let unknown = failure("NOSCRIPT No matching script. Please use EVAL.");
+        assert_eq!(unknown.kind, FailureKind::NoScript);
+    }
 }

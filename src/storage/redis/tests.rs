@@ -128,6 +128,95 @@ fn a_server_that_is_away_is_told_and_used_again_when_it_is_back() {
     });
 }
 
+/// Makes a server the replica of a master that is not there: it keeps its data and takes no writes.
+async fn demote(store: &Redis) {
+    let mut command = redis::cmd("REPLICAOF");
+    command.arg("127.0.0.1").arg(1);
+    store.one(Request::write(command, "")).await.unwrap();
+}
+
+async fn promote(store: &Redis) {
+    let mut command = redis::cmd("REPLICAOF");
+    command.arg("NO").arg("ONE");
+    store.one(Request::write(command, "")).await.unwrap();
+}
+
+#[test]
+fn a_server_that_takes_no_writes_is_read_from_until_there_is_another() {
+    let server = Server::start();
+    block_on(async {
+        let store = open(server.1);
+        store.set("a", b"1", None).await.unwrap();
+        demote(&store).await;
+        let transport = store.transport().unwrap();
+        let options = transport.options.clone();
+        let is_first = std::sync::atomic::AtomicBool::new(true);
+        let dial: lane::Dial = Arc::new(move || {
+            let options = options.clone();
+            let is_first = is_first.swap(false, std::sync::atomic::Ordering::Relaxed);
+            Box::pin(async move {
+                if !is_first {
+                    // There is no other.
+                    std::future::pending::<()>().await;
+                }
+                Connection::open(&options, &options.addresses[0]).await
+            })
+        });
+        let lane = lane::Lane::new("redis".to_owned(), Duration::from_secs(2), dial);
+        let ask = async |request: Request| {
+            let until = Instant::now() + Duration::from_secs(5);
+            let mut answers = lane
+                .exchange(&[&request], until, Duration::from_secs(5), until)
+                .await;
+            answers.pop().unwrap()
+        };
+        for _ in 0..3 {
+            let failure = ask(Request::write(set("a", b"2", None), "a")).await;
+            assert!(failure.unwrap_err().is_wrong_server);
+            for _ in 0..10 {
+                tokio::task::yield_now().await;
+            }
+            let value = ask(Request::read(Cmd::get("a"), "a")).await.unwrap();
+            assert_eq!(value, Value::BulkString(b"1".to_vec()));
+        }
+    });
+}
+
+#[test]
+fn refused_writes_do_not_make_a_store_away_that_can_be_read() {
+    let server = Server::start();
+    let port = server.1;
+    block_on(async {
+        let owner = crate::storage::Owner::new(Arc::new(move || Ok(Arc::new(open(port)))));
+        owner.acquire().await.unwrap();
+        let (store, admin) = (owner.store().unwrap(), open(port));
+        store.set("a", b"1", None).await.unwrap();
+        demote(&admin).await;
+        for _ in 0..3 {
+            let refused = store.set("a", b"2", None).await;
+            assert!(
+                matches!(&refused, Err(StoreError::Refused(why)) if why.contains("READONLY")),
+                "{refused:?}"
+            );
+            let add = Add {
+                key: "n".to_owned(),
+                by: 1,
+                ttl: None,
+            };
+            let refused = store.add(vec![add]).await;
+            assert!(
+                matches!(refused, Err(StoreError::Refused(_))),
+                "{refused:?}"
+            );
+        }
+        assert!(!owner.pulse().is_away());
+        assert_eq!(store.get("a").await, Ok(Some(b"1".to_vec())));
+        promote(&admin).await;
+        // The attempts to find another one may still be in their pause, but this one is it.
+        assert_eq!(store.set("a", b"2", None).await, Ok(()));
+    });
+}
+
 #[test]
 fn changes_are_made_together_and_names_are_listed() {
     let server = Server::start();
@@ -158,6 +247,29 @@ fn changes_are_made_together_and_names_are_listed() {
         assert_eq!(store.ttl("none").await, Ok(None));
         assert_eq!(store.set_if_absent("p*-a", b"2", None).await, Ok(false));
         assert_eq!(store.set_if_absent("q", b"2", minute).await, Ok(true));
+        assert!(matches!(
+            store.ttl("q").await,
+            Ok(Some(Ttl::Ms(1..=60_000)))
+        ));
+        let replace = |key: &str, from: &[u8], ttl| crate::storage::Replace {
+            key: key.to_owned(),
+            from: from.to_vec(),
+            to: b"new".to_vec(),
+            ttl,
+        };
+        let changes = vec![
+            replace("q", b"2", None),
+            replace("q", b"2", minute),
+            replace("p*-a", b"other", minute),
+            replace("none", b"", None),
+        ];
+        let replaced = store.replace(changes).await;
+        assert_eq!(replaced, Ok(vec![true, false, false, false]));
+        assert_eq!(store.get("q").await, Ok(Some(b"new".to_vec())));
+        assert_eq!(store.ttl("q").await, Ok(Some(Ttl::Forever)));
+        assert_eq!(store.exists("none").await, Ok(false));
+        let replaced = store.replace(vec![replace("q", b"new", minute)]).await;
+        assert_eq!(replaced, Ok(vec![true]));
         assert!(matches!(
             store.ttl("q").await,
             Ok(Some(Ttl::Ms(1..=60_000)))

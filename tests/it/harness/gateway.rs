@@ -196,6 +196,7 @@ impl Setup {
             port,
             dir,
             child,
+            command,
             panics_expected: self.panics_expected,
         }
     }
@@ -206,6 +207,7 @@ pub struct Gateway {
     dir: TempDir,
     /// The process started first; upgrades leave others behind, in the same process group.
     child: Child,
+    command: Command,
     panics_expected: bool,
 }
 
@@ -334,6 +336,13 @@ impl Gateway {
     /// Sends `USR2`, `TERM` … to the process that answers now.
     pub fn signal(&self, name: &str) {
         signal(name, &self.pid().to_string());
+    }
+
+    /// Ends the first process as a crash does and starts it again at once; does not wait for it.
+    pub fn kill_and_start_again(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        self.child = self.command.spawn().expect("it could be started before");
     }
 
     /// Waits until a process other than `old` has written the pid file and `old` is gone.

@@ -5,6 +5,7 @@
 //! system picks; waiting is for a condition with a deadline ([`eventually`]), never for a time.
 
 mod client;
+mod collector;
 mod gateway;
 mod load;
 mod message;
@@ -22,6 +23,7 @@ use std::{
 };
 
 pub use client::Client;
+pub use collector::{Collector, Span};
 pub use gateway::{Gateway, SECRET, Setup, api, built_binary, free_port, keyed_api, merge};
 pub use load::Load;
 pub use message::{End, Request, Response};
