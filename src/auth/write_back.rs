@@ -483,6 +483,7 @@ mod tests {
             let ask = Ask {
                 scope: Arc::clone(&self.scope),
                 token: "mine".to_owned(),
+                asked_us: crate::net::watch::process_us(),
             };
             self.write_back.directory.changed(["mine"]);
             let found = self.write_back.directory.find(ask).await;
@@ -660,6 +661,7 @@ mod tests {
                 let ask = Ask {
                     scope: Arc::clone(&node.scope),
                     token: format!("k{n}"),
+                    asked_us: crate::net::watch::process_us(),
                 };
                 let access = node.write_back.directory.find(ask).await.unwrap().unwrap();
                 cell(&access).told(4, 0);

@@ -52,7 +52,17 @@ impl OrganizationRecords {
         let access = match sessions.at_hand(&self.scope, id.as_bytes(), clock.now_ms()) {
             Some(held) => Some(held),
             None if id.is_empty() || sessions.is_absent(&self.scope, clock.now_ms()) => None,
-            None => sessions.find(&self.scope, id, clock).await.unwrap_or(None),
+            None => {
+                let asked_us = cx.store_asked_us();
+                match sessions.find(&self.scope, id, asked_us, clock).await {
+                    Ok(found) => found,
+                    // The key is not waited for once more.
+                    Err(_) => {
+                        cx.store_asked_us = Some(asked_us);
+                        None
+                    }
+                }
+            }
         };
         let session = access.as_ref().map(|access| &access.session);
         cx.course.organisation = OfOrganisation {
