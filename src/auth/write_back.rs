@@ -484,6 +484,7 @@ mod tests {
                 scope: Arc::clone(&self.scope),
                 token: "mine".to_owned(),
                 asked_us: crate::net::watch::process_us(),
+                is_ahead: false,
             };
             self.write_back.directory.changed(["mine"]);
             let found = self.write_back.directory.find(ask).await;
@@ -662,6 +663,7 @@ mod tests {
                     scope: Arc::clone(&node.scope),
                     token: format!("k{n}"),
                     asked_us: crate::net::watch::process_us(),
+                    is_ahead: false,
                 };
                 let access = node.write_back.directory.find(ask).await.unwrap().unwrap();
                 cell(&access).told(4, 0);
