@@ -83,6 +83,20 @@ impl Scope {
     }
 }
 
+/// What a request asks of a session in any case. Shards keep it beside the token, so that a request
+/// whose session is at hand reads nothing else of it.
+#[derive(Debug, Clone)]
+pub struct Pass {
+    pub limits: Limits,
+    /// Seconds since 1970; below 1: never.
+    expires: i64,
+    pub is_inactive: bool,
+    /// The session gives a right to this API: it names it, or it names none.
+    pub is_admitted: bool,
+    /// No `allowed_urls`.
+    pub opens_every_path: bool,
+}
+
 /// A session as one API sees it.
 #[derive(Debug)]
 pub struct Access {
@@ -92,16 +106,18 @@ pub struct Access {
     pub key_name: String,
     /// With policies applied.
     pub session: Arc<Session>,
-    /// The session gives a right to this API: it names it, or it names none.
-    pub is_admitted: bool,
+    pub pass: Pass,
     /// Empty: every path.
     pub allowed_urls: Box<[AllowedUrl]>,
-    pub limits: Limits,
     /// What records of the key have in common.
     pub identity: Identity,
     /// Records of the key have requests and answers whole.
     pub is_detailed: bool,
     loaded: Instant,
+    /// Milliseconds after `loaded` at which the store had the same bytes still.
+    confirmed_ms: AtomicU64,
+    /// Of the bytes that it was made from.
+    digest: u64,
     /// Grows only.
     standing: AtomicU8,
 }
@@ -112,6 +128,21 @@ const GOOD: u8 = 0;
 const DOUBTFUL: u8 = 1;
 /// Something that it was made from has changed.
 const CHANGED: u8 = 2;
+
+/// How often something was marked.
+static MARKS: Marks = Marks(AtomicU64::new(0));
+
+/// In a cache line of its own: every request reads it.
+#[repr(align(64))]
+struct Marks(AtomicU64);
+
+/// How often any access of this process was marked as changed or doubtful. While it stands still, who
+/// was not stale is not: what is read with it need not be looked at again.
+#[must_use]
+#[inline]
+pub fn marks() -> u64 {
+    MARKS.0.load(Ordering::Acquire)
+}
 
 /// Tags in Tyk's order (`getSessionTags`).
 fn identity(session: &Session, key_name: &str) -> Identity {
@@ -126,6 +157,15 @@ fn identity(session: &Session, key_name: &str) -> Identity {
     Identity::new(key_name, &session.alias, &session.oauth_client_id, tags)
 }
 
+impl Pass {
+    /// Whether the key's time is over (Tyk: `SessionExpired`).
+    #[must_use]
+    pub fn is_expired(&self, now_s: u64) -> bool {
+        let expires = self.expires;
+        expires >= 1 && u64::try_from(expires).is_ok_and(|expires| now_s > expires)
+    }
+}
+
 /// One entry of `allowed_urls`.
 #[derive(Debug)]
 pub struct AllowedUrl {
@@ -136,8 +176,12 @@ pub struct AllowedUrl {
 }
 
 impl Access {
-    /// An access that was read from the store just now.
+    /// An access that was read from the store just now. `digest` is that of the bytes.
     #[must_use]
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "one for each part that it is made of"
+    )]
     pub fn new(
         key_id: String,
         key_name: String,
@@ -146,6 +190,7 @@ impl Access {
         allowed_urls: Box<[AllowedUrl]>,
         limits: Limits,
         loaded: Instant,
+        digest: u64,
     ) -> Self {
         let rights = &session.access_rights;
         let is_admitted = scope.kind == Kind::Organisation
@@ -153,24 +198,47 @@ impl Access {
             || rights.get(&scope.api_id).is_some();
         let identity = identity(&session, &key_name);
         let is_detailed = session.is_recorded_in_detail();
+        let pass = Pass {
+            limits,
+            expires: session.expires,
+            is_inactive: session.is_inactive,
+            is_admitted,
+            opens_every_path: allowed_urls.is_empty(),
+        };
         Self {
             is_detailed,
-            is_admitted,
+            pass,
             key_id,
             key_name,
             session,
             allowed_urls,
-            limits,
             identity,
             loaded,
+            confirmed_ms: AtomicU64::new(0),
+            digest,
             standing: AtomicU8::new(GOOD),
         }
+    }
+
+    /// Whether it was made from these bytes under this name.
+    #[must_use]
+    pub fn is_made_from(&self, key_id: &str, digest: u64) -> bool {
+        self.digest == digest && self.key_id == key_id
+    }
+
+    /// The store had the same bytes when it was asked at that time.
+    pub fn confirm(&self, now: Instant) {
+        let after = now.saturating_duration_since(self.loaded);
+        let after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+        self.confirmed_ms.fetch_max(after_ms, Ordering::Relaxed);
     }
 
     /// How long ago it was read.
     #[must_use]
     pub fn age(&self, now: Instant) -> Duration {
+        let confirmed_ms = self.confirmed_ms.load(Ordering::Relaxed);
         now.saturating_duration_since(self.loaded)
+            .saturating_sub(Duration::from_millis(confirmed_ms))
     }
 
     /// How long ago it was read, in milliseconds. Reads the clock.
@@ -185,13 +253,18 @@ impl Access {
 
     /// Something that it was made from has changed: the next request reads it anew.
     pub fn set_changed(&self) {
-        self.standing.fetch_max(CHANGED, Ordering::Release);
+        self.mark(CHANGED);
     }
 
     /// Something that it was made from may have changed: the next request reads it anew if the store
     /// answers.
     pub fn set_doubtful(&self) {
-        self.standing.fetch_max(DOUBTFUL, Ordering::Release);
+        self.mark(DOUBTFUL);
+    }
+
+    fn mark(&self, standing: u8) {
+        self.standing.fetch_max(standing, Ordering::Release);
+        MARKS.0.fetch_add(1, Ordering::Release);
     }
 
     /// The next request asks for it.
@@ -204,13 +277,6 @@ impl Access {
     #[must_use]
     pub fn is_changed(&self) -> bool {
         self.standing.load(Ordering::Acquire) == CHANGED
-    }
-
-    /// Whether the key's time is over (Tyk: `SessionExpired`).
-    #[must_use]
-    pub fn is_expired(&self, now_s: u64) -> bool {
-        let expires = self.session.expires;
-        expires >= 1 && u64::try_from(expires).is_ok_and(|expires| now_s > expires)
     }
 
     /// Whether `allowed_urls` let this request pass. `path` is the inbound one, listen path

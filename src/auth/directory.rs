@@ -49,6 +49,8 @@ pub struct Ask {
     /// When its request began to wait for the store, by
     /// [`process_us`](crate::net::watch::process_us).
     pub asked_us: u64,
+    /// Nobody waits: it is at hand and in use, and about to be too old.
+    pub is_ahead: bool,
 }
 
 /// What a question brought; `None`: no such key, or none that counts.
@@ -310,11 +312,16 @@ impl Directory {
                         first = Some((candidate, value));
                     }
                 }
+                if let Some((candidate, value)) = &first
+                    && let Some(access) = self.confirm(ask, candidate, value, now)
+                {
+                    return Ok(Some(access));
+                }
                 let found = first.and_then(|(candidate, value)| {
                     let access = self.make(&ask.scope, candidate, &value, now)?;
                     Some((access, value))
                 });
-                self.settle_doubt(ask);
+                self.settle(ask);
                 Ok(found.map(|(access, value)| {
                     let scope = Arc::clone(&ask.scope);
                     let access = self.keep(ask, access, changes);
@@ -335,23 +342,52 @@ impl Directory {
         known.filter(|access| !access.is_changed())
     }
 
-    /// What was doubtful has been read anew, whatever came of it.
-    fn settle_doubt(&self, ask: &Ask) {
+    /// What was doubtful, or asked for ahead of its end, has been read anew, whatever came of it: who
+    /// holds it is to look for that.
+    fn settle(&self, ask: &Ask) {
         let mut state = self.state();
-        let key = (ask.scope.id(), Box::from(ask.token.as_str()));
-        if let Some(before) = state.by_token.get(&key)
-            && before.is_stale()
+        let place = ask.place();
+        if let Some(before) = state.by_token.get(&place)
+            && (ask.is_ahead || before.is_stale())
         {
             before.set_changed();
-            state.by_token.remove(&key);
+            state.by_token.remove(&place);
         }
     }
 
     fn known(&self, ask: &Ask, now: Instant) -> Option<Arc<Access>> {
         let state = self.state();
-        let key = (ask.scope.id(), Box::from(ask.token.as_str()));
-        let access = state.by_token.get(&key)?;
-        (access.age(now) < self.fresh).then(|| Arc::clone(access))
+        let access = state.by_token.get(&ask.place())?;
+        let fresh = if ask.is_ahead {
+            self.fresh * 4 / 5
+        } else {
+            self.fresh
+        };
+        (access.age(now) < fresh).then(|| Arc::clone(access))
+    }
+
+    /// The access that there was, when the store has what it was made from still.
+    fn confirm(
+        &self,
+        ask: &Ask,
+        candidate: &Candidate,
+        value: &[u8],
+        now: Instant,
+    ) -> Option<Arc<Access>> {
+        let state = self.state();
+        let access = state.by_token.get(&ask.place())?;
+        // Changes mark it under the same lock.
+        let is_good = !access.is_stale()
+            && access.is_made_from(&candidate.key, self.digest(value))
+            && !access.pass.limits.are_makeshift();
+        is_good.then(|| {
+            access.confirm(now);
+            Arc::clone(access)
+        })
+    }
+
+    fn digest(&self, value: &[u8]) -> u64 {
+        self.hasher.hash_one(value)
     }
 
     /// A session as the API sees it; `None` when it cannot be read or a policy forbids it.
@@ -387,6 +423,7 @@ impl Directory {
             allowed_urls,
             limits,
             now,
+            self.digest(value),
         ))
     }
 
@@ -448,13 +485,18 @@ impl Directory {
                 named.push(Arc::downgrade(&access));
             }
         }
-        let key = (ask.scope.id(), Box::from(ask.token.as_str()));
-        state.by_token.insert(key, Arc::clone(&access));
+        state.by_token.insert(ask.place(), Arc::clone(&access));
         access
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Ask {
+    fn place(&self) -> (u64, Box<str>) {
+        (self.scope.id(), Box::from(self.token.as_str()))
     }
 }
 
@@ -518,11 +560,11 @@ mod tests {
         async fn find(&self, token: &str) -> Found {
             let scope = Arc::clone(&self.scope);
             let token = token.to_owned();
-            let asked_us = process_us();
             let ask = Ask {
                 scope,
                 token,
-                asked_us,
+                asked_us: process_us(),
+                is_ahead: false,
             };
             self.directory.find(ask).await
         }
@@ -572,6 +614,46 @@ mod tests {
                 assert_eq!(Node::alias(&node.find("mine").await), "after");
                 node.directory.all_changed();
             }
+        });
+    }
+
+    #[test]
+    fn what_the_store_has_unchanged_is_confirmed_and_anything_else_is_marked() {
+        paused(async {
+            // Too old as soon as it is there, and kept all the same.
+            let node = Node::new(KeyNaming::default(), Duration::from_nanos(1)).await;
+            let ahead = || Ask {
+                scope: Arc::clone(&node.scope),
+                token: "mine".to_owned(),
+                asked_us: process_us(),
+                is_ahead: true,
+            };
+            node.stub.put("apikey-mine", r#"{"alias":"bare"}"#);
+            let held = node.find("mine").await.unwrap().unwrap();
+            let again = node.directory.find(ahead()).await.unwrap().unwrap();
+            assert!(Arc::ptr_eq(&held, &again));
+            assert!(!held.is_stale());
+            // Another key, which is looked for first, with the same session.
+            node.stub.put("apikey-orgmine", r#"{"alias":"bare"}"#);
+            let other = node.directory.find(ahead()).await.unwrap().unwrap();
+            assert_eq!(other.key_id, "orgmine");
+            assert!(held.is_stale(), "shards ask for what came instead");
+            node.stub.put("apikey-orgmine", r#"{"alias":"else"}"#);
+            let changed = node.directory.find(ahead()).await;
+            assert_eq!(Node::alias(&changed), "else");
+            assert!(other.is_stale());
+            let changed = changed.unwrap().unwrap();
+            node.directory.changed(["mine"]);
+            let after = node.find("mine").await.unwrap().unwrap();
+            assert!(
+                !Arc::ptr_eq(&changed, &after),
+                "a change is never confirmed"
+            );
+            for name in ["apikey-orgmine", "apikey-mine"] {
+                node.stub.put(name, r#"{"expires":"never"}"#);
+            }
+            assert!(node.directory.find(ahead()).await.unwrap().is_none());
+            assert!(after.is_stale(), "shards have it no longer");
         });
     }
 
@@ -686,6 +768,7 @@ mod tests {
                         scope: Arc::clone(&node.scope),
                         token: token.to_owned(),
                         asked_us: (1_000 - age_ms) * 1_000,
+                        is_ahead: false,
                     },
                     deadline_ms: u64::MAX,
                     reply: Reply::new(Arc::clone(&answers) as Arc<dyn Deliver<Found>>, ticket),
@@ -731,11 +814,12 @@ mod tests {
             node.stub.put("apikey-orgmine", &right("a"));
             node.stub.put("apikey-orgother", &right("b"));
             let mine = node.find("mine").await.unwrap().unwrap();
-            assert!(mine.is_admitted);
+            assert!(mine.pass.is_admitted);
             assert!(mine.allows(b"GET", b"/a/ok/1"));
             assert!(!mine.allows(b"POST", b"/a/ok/1"));
             assert!(!mine.allows(b"GET", b"/a/no"));
-            assert!(!node.find("other").await.unwrap().unwrap().is_admitted);
+            let other = node.find("other").await.unwrap().unwrap();
+            assert!(!other.pass.is_admitted);
         });
     }
 }

@@ -10,18 +10,25 @@ use crate::{
     session::{ApiLimit, Session, quota_key, rate_limit_key},
 };
 
-/// What a request with this session has to pass.
-#[derive(Default)]
+/// What a request with this session has to pass. Small: every shard has its own copy.
+#[derive(Clone, Default)]
 pub struct Limits {
     pub rate: Option<Arc<RateCell>>,
     pub quota: Option<Arc<QuotaCell>>,
-    pub throttle: Option<Throttle>,
+    /// What few sessions have.
+    pub rare: Option<Arc<Rare>>,
     /// `quota_max`, `quota_remaining` and `quota_renews` as stored: what clients are told where no
     /// quota counts.
     pub told: [i64; 3],
+}
+
+/// Parts of [`Limits`] that few sessions have.
+#[derive(Debug)]
+pub struct Rare {
+    pub throttle: Option<Throttle>,
     /// The counters are named by the request (`rate_limit_pattern` with `$tyk_context`): cells are
     /// found for each.
-    pub by_request: Option<Box<ByRequest>>,
+    pub by_request: Option<ByRequest>,
 }
 
 /// Limits whose counters are named by each request.
@@ -57,10 +64,13 @@ impl Limits {
             .rate_limit_pattern()
             .is_some_and(|pattern| pattern.contains("$tyk_context"));
         if by_request {
-            return Self {
+            let rare = Rare {
                 throttle,
+                by_request: Some(found),
+            };
+            return Self {
+                rare: Some(Arc::new(rare)),
                 told,
-                by_request: Some(Box::new(found)),
                 ..Self::default()
             };
         }
@@ -73,13 +83,23 @@ impl Limits {
         };
         let id = custom.as_deref().unwrap_or(key_name);
         let (rate, quota) = found.cells(id, generation, cells);
+        let rare = throttle.is_some().then(|| Rare {
+            throttle,
+            by_request: None,
+        });
         Self {
             rate,
             quota,
-            throttle,
+            rare: rare.map(Arc::new),
             told,
-            by_request: None,
         }
+    }
+
+    /// Whether there was no room for a limiter of its own when they were found.
+    #[must_use]
+    pub fn are_makeshift(&self) -> bool {
+        let rate = self.rate.as_ref();
+        rate.is_some_and(|rate| rate.is_shared_by_strangers())
     }
 }
 
@@ -88,9 +108,8 @@ impl fmt::Debug for Limits {
         f.debug_struct("Limits")
             .field("rate", &self.rate.as_ref().map(|cell| cell.name()))
             .field("quota", &self.quota.as_ref().map(|cell| cell.name()))
-            .field("throttle", &self.throttle)
+            .field("rare", &self.rare)
             .field("told", &self.told)
-            .field("by_request", &self.by_request)
             .finish()
     }
 }

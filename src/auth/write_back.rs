@@ -89,7 +89,7 @@ struct Home {
 impl Home {
     /// `None` where nothing has changed since it was written.
     fn due(&self) -> Option<Due> {
-        let cell = self.access.limits.quota.as_ref()?;
+        let cell = self.access.pass.limits.quota.as_ref()?;
         // Before the store has been asked, the session knows more.
         let remaining = cell.remaining()?;
         let (mark, renews_at_s) = (cell.mark(), cell.renews_at_s());
@@ -197,10 +197,10 @@ impl Default for Homes {
 impl Homes {
     /// A session has been read: `value` is what is stored.
     pub(super) fn note(&self, access: &Arc<Access>, scope: &Arc<Scope>, value: &[u8]) {
-        let Some(cell) = &access.limits.quota else {
+        let Some(cell) = &access.pass.limits.quota else {
             return;
         };
-        let [_, _, renews_at_s] = access.limits.told;
+        let [_, _, renews_at_s] = access.pass.limits.told;
         let mut home = Home {
             access: Arc::clone(access),
             scope: Arc::clone(scope),
@@ -484,6 +484,7 @@ mod tests {
                 scope: Arc::clone(&self.scope),
                 token: "mine".to_owned(),
                 asked_us: crate::net::watch::process_us(),
+                is_ahead: false,
             };
             self.write_back.directory.changed(["mine"]);
             let found = self.write_back.directory.find(ask).await;
@@ -513,7 +514,7 @@ mod tests {
     }
 
     fn cell(access: &Access) -> Arc<QuotaCell> {
-        Arc::clone(access.limits.quota.as_ref().unwrap())
+        Arc::clone(access.pass.limits.quota.as_ref().unwrap())
     }
 
     #[test]
@@ -662,6 +663,7 @@ mod tests {
                     scope: Arc::clone(&node.scope),
                     token: format!("k{n}"),
                     asked_us: crate::net::watch::process_us(),
+                    is_ahead: false,
                 };
                 let access = node.write_back.directory.find(ask).await.unwrap().unwrap();
                 cell(&access).told(4, 0);

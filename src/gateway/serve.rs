@@ -281,7 +281,7 @@ async fn tell_limits(
         Ok(Verdict::Next) => match &cx.access {
             Some(access) => {
                 let limit = access.session.root_limit();
-                let remaining = match &access.limits.quota {
+                let remaining = match &access.pass.limits.quota {
                     Some(cell) => cell.remaining().unwrap_or(limit.quota_remaining),
                     None => limit.quota_remaining,
                 };

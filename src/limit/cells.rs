@@ -22,7 +22,9 @@ use ahash::RandomState;
 use tokio::sync::mpsc;
 
 use crate::{
-    limit::{Outlook, QuotaCell, RateCell, Settings, SmoothingRule, Work},
+    limit::{
+        Outlook, QuotaCell, RateCell, Settings, SmoothingRule, Work, rate::SHARED_BY_STRANGERS,
+    },
     session::ApiLimit,
 };
 
@@ -127,7 +129,8 @@ impl Cells {
                 // Strangers share a cell: each may get less than its limit, nobody more.
                 let slot = self.rates.hash(&key) % SHARED_CELLS;
                 let key = format!("\nshared\n{slot}\n{}/{}", limit.rate, limit.per);
-                self.rates.insert(key, || make(&format!("{name}\nshared")))
+                self.rates
+                    .insert(key, || make(&format!("{name}{SHARED_BY_STRANGERS}")))
             }
             None => self.rates.insert(key, || make(name)),
         }

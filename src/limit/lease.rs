@@ -7,17 +7,19 @@
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
-/// What requests touch. Lives inside a cell's cache line.
+/// What requests touch. Lives inside a cell's first cache line, or begins in it: what there is
+/// credit for reads the first three.
 #[derive(Debug, Default)]
+#[repr(C)]
 pub(super) struct Lease {
     credits: AtomicI64,
     ends_at_ms: AtomicU64,
+    /// Stock below which a refill is due.
+    low: AtomicI64,
     /// Nothing is to be had before.
     deny_until_ms: AtomicU64,
     /// Admitted without credit and not told the store yet.
     debt: AtomicI64,
-    /// Stock below which a refill is due.
-    low: AtomicI64,
 }
 
 /// How a lease met a request.
@@ -69,6 +71,11 @@ impl Lease {
             return None;
         }
         Some(left)
+    }
+
+    #[inline]
+    pub(super) fn warm(&self) {
+        std::hint::black_box(self.credits.load(Relaxed));
     }
 
     #[inline]

@@ -22,24 +22,25 @@ use crate::{
 };
 
 /// Counts the requests under one quota, exactly across all shards.
+///
+/// All that a request touches which is admitted stands in the first cache line.
 #[repr(C, align(64))]
 pub struct QuotaCell {
     lease: Lease,
-    /// When a block was asked for that has not come; 0 when none is under way.
-    refill_at_ms: AtomicU64,
-    /// Refused here without the store being told yet.
-    refused: AtomicI64,
-
     max: i64,
-    /// Seconds; 0 for a quota that is not renewed.
-    renewal_s: i64,
-    is_ahead: bool,
-    outlook: Arc<Outlook>,
-
     /// The counter as the store said last, our own stock included.
     counter: AtomicI64,
     /// Seconds since 1970.
     renews_at_s: AtomicI64,
+
+    /// When a block was asked for that has not come; 0 when none is under way.
+    refill_at_ms: AtomicU64,
+    /// Refused here without the store being told yet.
+    refused: AtomicI64,
+    /// Seconds; 0 for a quota that is not renewed.
+    renewal_s: i64,
+    is_ahead: bool,
+    outlook: Arc<Outlook>,
     name: Box<str>,
     /// The end of the period by the server's clock; see [`scripts::QUOTA_BACK`].
     server_end_ms: AtomicI64,
@@ -65,8 +66,10 @@ pub struct QuotaTaken {
 const LEASE_MAX_MIN: i64 = 1_000;
 const LEASE_RENEWAL_S_MIN: i64 = 10;
 
-/// A block that is asked for at all is at least so large, as far as the bound allows.
+/// A block that is asked for at all is at least a thousandth of the quota on all nodes together,
+/// within these, as far as the bound allows.
 const BLOCK_MIN: i64 = 64;
+const BLOCK_MIN_MOST: i64 = 4_096;
 
 /// Traffic that a block is for.
 const BLOCK_MS: u64 = 200;
@@ -141,14 +144,14 @@ impl QuotaCell {
         let is_leased = limit.max >= LEASE_MAX_MIN && renewal_s >= LEASE_RENEWAL_S_MIN;
         Some(Self {
             lease: Lease::default(),
+            max: limit.max.min(UNITS_MAX),
+            counter: AtomicI64::new(0),
+            renews_at_s: AtomicI64::new(limit.renews_at_s),
             refill_at_ms: AtomicU64::new(0),
             refused: AtomicI64::new(0),
-            max: limit.max.min(UNITS_MAX),
             renewal_s,
             is_ahead: is_leased || !outlook.settings.is_shared,
             outlook,
-            counter: AtomicI64::new(0),
-            renews_at_s: AtomicI64::new(limit.renews_at_s),
             name: name.into(),
             server_end_ms: AtomicI64::new(-1),
             pace: Pace::default(),
@@ -182,6 +185,12 @@ impl QuotaCell {
             remaining: 0,
             renews_at_s: self.renews_at_s.load(Relaxed),
         }
+    }
+
+    /// Reads the line that [`QuotaCell::take`] will write, so that it is on its way.
+    #[inline]
+    pub fn warm(&self) {
+        self.lease.warm();
     }
 
     /// Decides for a request that asked and had no answer in time: this node's share of what was
@@ -356,10 +365,12 @@ impl QuotaCell {
                 BLOCK_EMBEDDED_MS
             };
             // All nodes together hold a twentieth at most.
-            let hold_max = (self.max / (20 * i64::from(self.outlook.nodes()))).max(1);
+            let nodes = i64::from(self.outlook.nodes());
+            let hold_max = (self.max / (20 * nodes)).max(1);
             let ahead = self.pace.want(span_ms, asks > 0 || stock == 0, hold_max);
             // A slow key would otherwise ask for every few requests.
-            let ahead = ahead.max(BLOCK_MIN.min(hold_max));
+            let least = (self.max / (1_000 * nodes)).clamp(BLOCK_MIN, BLOCK_MIN_MOST);
+            let ahead = ahead.max(least.min(hold_max));
             want += (ahead - stock).max(i64::from(!self.outlook.settings.is_shared));
         }
         let refused = match self.refused.swap(0, Relaxed) {
@@ -449,6 +460,8 @@ impl QuotaCell {
             return None;
         }
         self.counter.fetch_sub(back, Relaxed);
+        // It was more than was used: twice as much would be wrong next time.
+        self.pace.fetched(1);
         let args = [back, self.server_end_ms.load(Relaxed)];
         let eval = eval(&scripts::QUOTA_BACK, self.name.to_string(), &args);
         Some((back, eval))
@@ -557,3 +570,5 @@ const RENEWAL_S_MAX: i64 = 100 * 365 * 86_400;
 
 /// Counters are exact in scripts up to 2^53.
 const UNITS_MAX: i64 = 1 << 52;
+
+const _: () = assert!(std::mem::offset_of!(QuotaCell, refill_at_ms) == 64);

@@ -20,25 +20,27 @@ use crate::{
     storage::{Eval, Script, ScriptReply, StoreError},
 };
 
+/// How the name of a cell ends that limiters share for which there is no room.
+pub(super) const SHARED_BY_STRANGERS: &str = "\nshared";
+
 /// Counts the requests of one limiter, exactly across all shards. Held by every session that
 /// is under the limit.
 ///
-/// What requests write stands in the first cache line, what they only read in the second.
+/// All that a request touches which is admitted from memory stands in the first cache line.
 #[repr(C, align(64))]
 pub struct RateCell {
     window: Window,
-    lease: Lease,
-    /// When a refill was asked for that has not come; 0 when none is under way.
-    refill_at_ms: AtomicU64,
-
-    way: Way,
     /// Requests per window.
     rate: u64,
     shape: Shape,
+    outlook: Arc<Outlook>,
     /// With more nodes than this the exact log decides.
     lease_nodes_max: u32,
-    outlook: Arc<Outlook>,
+    way: Way,
+    lease: Lease,
 
+    /// When a refill was asked for that has not come; 0 when none is under way.
+    refill_at_ms: AtomicU64,
     name: Box<str>,
     tyk: Option<Box<TykState>>,
     pace: Pace,
@@ -161,13 +163,13 @@ impl RateCell {
             .filter(|_| settings.is_smoothing && !matches!(way, Way::Fixed | Way::MemoryFixed));
         Some(Self {
             window: Window::default(),
-            lease: Lease::default(),
-            refill_at_ms: AtomicU64::new(0),
-            way,
             rate: requests,
             shape: Shape::new(requests, per_ms),
-            lease_nodes_max: (rate / per / LEASE_PER_S_PER_NODE) as u32,
             outlook,
+            lease_nodes_max: (rate / per / LEASE_PER_S_PER_NODE) as u32,
+            way,
+            lease: Lease::default(),
+            refill_at_ms: AtomicU64::new(0),
             name: name.into(),
             tyk: (is_log || smoothing.is_some()).then(|| {
                 Box::new(TykState {
@@ -197,6 +199,12 @@ impl RateCell {
         self.take_tyk(now_ms)
     }
 
+    /// Reads the line that [`RateCell::take`] will write, so that it is on its way.
+    #[inline]
+    pub fn warm(&self) {
+        self.window.warm();
+    }
+
     /// Decides for a request that asked and had no answer in time: the local share, or what the
     /// selected mode of Tyk's does when Redis fails.
     pub fn fallback(&self, now_ms: u64) -> Taken {
@@ -221,6 +229,12 @@ impl RateCell {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Whether limiters for which there was no room count here.
+    #[must_use]
+    pub fn is_shared_by_strangers(&self) -> bool {
+        self.name.ends_with(SHARED_BY_STRANGERS)
     }
 
     /// Starts anew, as after a reset of the key.
@@ -287,7 +301,7 @@ impl RateCell {
                 }
             }
             Way::MemoryFixed => {
-                let per_ms = self.shape.per_ms;
+                let per_ms = self.shape.per_ms();
                 let end_ms = (now_ms / per_ms + 1) * per_ms;
                 match self
                     .window
@@ -330,7 +344,7 @@ impl RateCell {
             return Taken::Denied { retry_at_ms };
         }
         if log.held(written, limit, now_ms) {
-            let until_ms = now_ms + self.shape.per_ms;
+            let until_ms = now_ms + self.shape.per_ms();
             tyk.blocked_until_ms.store(until_ms, Relaxed);
         }
         Taken::Admitted
@@ -413,7 +427,7 @@ impl RateCell {
         evals: &mut Vec<Eval>,
     ) -> Option<RatePlan> {
         let view = self.outlook.view();
-        let per_ms = self.shape.per_ms as i64;
+        let per_ms = self.shape.per_ms() as i64;
         let mut plan = RatePlan {
             kind: Kind::Log,
             asks,
@@ -465,12 +479,12 @@ impl RateCell {
         let stock = stock - back;
         self.stocked.store(stock, Relaxed);
         let hold_max = (self.rate / (20 * nodes)).max(1) as i64;
-        let span_ms = (self.shape.per_ms / 50).clamp(SPAN_MS_MIN, SPAN_MS_MAX);
+        let span_ms = (self.shape.per_ms() / 50).clamp(SPAN_MS_MIN, SPAN_MS_MAX);
         let ran_dry = plan.asks > 0 || stock == 0 && plan.debt == 0;
         let want = self.pace.want(span_ms, ran_dry, hold_max - stock);
         let args = [
             self.rate as i64,
-            self.shape.per_ms as i64,
+            self.shape.per_ms() as i64,
             want + plan.asks as i64,
             plan.debt + plan.told as i64,
             back,
@@ -479,7 +493,7 @@ impl RateCell {
     }
 
     fn plan_log(&self, asks: u64, evals: &mut Vec<Eval>) {
-        let args = [self.shape.per_ms as i64, asks as i64, self.per_s() as i64];
+        let args = [self.shape.per_ms() as i64, asks as i64, self.per_s() as i64];
         evals.push(eval(&scripts::LOG, self.name.to_string(), &args));
     }
 
@@ -513,7 +527,7 @@ impl RateCell {
     ) -> Option<Settled> {
         let mut settled = Settled {
             admitted: 0,
-            retry_at_ms: plan.at_ms + self.shape.per_ms,
+            retry_at_ms: plan.at_ms + self.shape.per_ms(),
             mark: None,
             smooth: None,
         };
@@ -527,7 +541,7 @@ impl RateCell {
                 let low = self.pace.low(self.outlook.ahead_ms());
                 if credits > 0 {
                     self.stocked.fetch_add(credits, Relaxed);
-                    let ends_at_ms = plan.at_ms + (self.shape.per_ms / 10).max(1);
+                    let ends_at_ms = plan.at_ms + (self.shape.per_ms() / 10).max(1);
                     self.lease.grant(credits, ends_at_ms, low);
                 }
                 settled.retry_at_ms = self.deny(plan, wait_ms);
@@ -599,7 +613,7 @@ impl RateCell {
     }
 
     fn per_s(&self) -> u64 {
-        self.shape.per_ms.div_ceil(1_000)
+        self.shape.per_ms().div_ceil(1_000)
     }
 }
 
@@ -659,3 +673,6 @@ fn fixed_window(wall_ns: i64, per_ms: i64) -> (i64, u64) {
     let left_ms = (start_ns + per_ns - i128::from(wall_ns)) / 1_000_000;
     (start_ns as i64, (left_ms as u64).max(1))
 }
+
+// Three words of the lease stand in the first line.
+const _: () = assert!(std::mem::offset_of!(RateCell, lease) == 40);

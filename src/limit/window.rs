@@ -6,17 +6,14 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// How a window's end and its count share a word: the end above, in ticks, the count below.
+/// One word itself: milliseconds of the window above, bits of the count below.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Shape {
-    pub(super) per_ms: u64,
-    count_bits: u32,
-    tick_shift: u32,
-}
+pub(super) struct Shape(u64);
 
 impl Shape {
     /// For counts up to `count_max`. A tick is a millisecond for counts below 2^24, and else at
     /// most 0.2 % of the time that so many requests take one node (2^24 a second are out of reach),
-    /// so that ends up to 2^40 ms (34 years) find room.
+    /// so that ends up to 2^40 ms (34 years) find room. `per_ms` is below 2^58.
     pub(super) const fn new(count_max: u64, per_ms: u64) -> Self {
         let top = if count_max > COUNT_MAX {
             COUNT_MAX
@@ -30,15 +27,28 @@ impl Shape {
         } else {
             bits
         };
-        Self {
-            per_ms,
-            count_bits,
-            tick_shift: count_bits - COUNT_BITS_MIN,
-        }
+        Self(per_ms << u64::BITS.ilog2() | count_bits as u64)
     }
 
+    #[inline]
+    pub(super) const fn per_ms(self) -> u64 {
+        self.0 >> u64::BITS.ilog2()
+    }
+
+    #[inline]
+    const fn count_bits(self) -> u32 {
+        self.0 as u32 % u64::BITS
+    }
+
+    #[inline]
+    const fn tick_shift(self) -> u32 {
+        self.count_bits() - COUNT_BITS_MIN
+    }
+
+    #[inline]
     const fn split(self, word: u64) -> (u64, u64) {
-        (word >> self.count_bits, word & ((1 << self.count_bits) - 1))
+        let count_bits = self.count_bits();
+        (word >> count_bits, word & ((1 << count_bits) - 1))
     }
 }
 
@@ -59,7 +69,7 @@ impl Window {
     /// The time when the window ends.
     #[inline]
     pub(super) fn take(&self, shape: Shape, max: u64, now_ms: u64) -> Result<(), u64> {
-        self.take_until(shape, max, now_ms, now_ms + shape.per_ms)
+        self.take_until(shape, max, now_ms, now_ms + shape.per_ms())
     }
 
     /// As [`Window::take`]; a window that is opened by it ends at `end_ms`.
@@ -74,20 +84,20 @@ impl Window {
         loop {
             let word = self.0.load(Relaxed);
             let (end, used) = shape.split(word);
-            if now_ms < end << shape.tick_shift {
+            if now_ms < end << shape.tick_shift() {
                 if used >= max {
-                    return Err(end << shape.tick_shift);
+                    return Err(end << shape.tick_shift());
                 }
                 // The word may be a later window by now: it counts there.
                 let (end, used) = shape.split(self.0.fetch_add(1, Relaxed));
                 return if used < max {
                     Ok(())
                 } else {
-                    Err(end << shape.tick_shift)
+                    Err(end << shape.tick_shift())
                 };
             }
-            let end = (end_ms + (1 << shape.tick_shift) - 1) >> shape.tick_shift;
-            let opened = end << shape.count_bits | 1;
+            let end = (end_ms + (1 << shape.tick_shift()) - 1) >> shape.tick_shift();
+            let opened = end << shape.count_bits() | 1;
             if self
                 .0
                 .compare_exchange_weak(word, opened, Relaxed, Relaxed)
@@ -98,10 +108,15 @@ impl Window {
         }
     }
 
+    #[inline]
+    pub(super) fn warm(&self) {
+        std::hint::black_box(self.0.load(Relaxed));
+    }
+
     /// Requests counted in the window that is open now, refused ones that raced included.
     pub(super) fn used(&self, shape: Shape, now_ms: u64) -> u64 {
         let (end, used) = shape.split(self.0.load(Relaxed));
-        if now_ms < end << shape.tick_shift {
+        if now_ms < end << shape.tick_shift() {
             used
         } else {
             0
@@ -123,7 +138,7 @@ impl Window {
 
     /// Whether nothing is remembered that still matters.
     pub(super) fn is_over(&self, shape: Shape, now_ms: u64) -> bool {
-        now_ms >= self.0.load(Relaxed) >> shape.count_bits << shape.tick_shift
+        now_ms >= self.0.load(Relaxed) >> shape.count_bits() << shape.tick_shift()
     }
 }
 

@@ -103,6 +103,18 @@ impl<A> Reply<A> {
         self.deliver(Ok(answer));
     }
 
+    /// For what is told and not asked.
+    #[must_use]
+    pub(super) const fn nobody() -> Self {
+        Self {
+            to: None,
+            ticket: Ticket {
+                slot: 0,
+                generation: 0,
+            },
+        }
+    }
+
     fn deliver(&mut self, outcome: Result<A, NoAnswer>) {
         if let Some(to) = self.to.take() {
             to.deliver(Answered {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::mailbox::{Answer, Answered, Deliver, Mailbox, Pending, Question, Reply};
+use crate::mailbox::{Answer, Answered, Deliver, Mailbox, NoAnswer, Pending, Question, Reply};
 
 /// A shard's line to a desk.
 pub struct Line<Q, A> {
@@ -39,6 +39,18 @@ impl<Q, A> Line<Q, A> {
             Ok(()) => answer,
             Err(why) => Answer::refused(why),
         }
+    }
+
+    /// Posts what needs no answer; one that comes reaches nobody.
+    ///
+    /// # Errors
+    /// [`NoAnswer::Full`] and [`NoAnswer::Gone`].
+    pub fn tell(&self, payload: Q) -> Result<(), NoAnswer> {
+        self.mailbox.post(Question {
+            payload,
+            deadline_ms: u64::MAX,
+            reply: Reply::nobody(),
+        })
     }
 
     /// Delivers what the shard's inbox brought for this line.

@@ -12,7 +12,7 @@ use crate::{
 #[must_use]
 pub fn check(cx: &Ctx) -> Verdict {
     match &cx.access {
-        Some(access) if !access.is_admitted => Verdict::Reject(Reject::AccessDisallowed),
+        Some(access) if !access.pass.is_admitted => Verdict::Reject(Reject::AccessDisallowed),
         _ => Verdict::Next,
     }
 }

@@ -12,7 +12,10 @@ use crate::{
 #[must_use]
 pub fn check(cx: &Ctx) -> Verdict {
     match &cx.access {
-        Some(access) if !access.allows(cx.part(cx.head.method_span), cx.path()) => {
+        Some(access)
+            if !access.pass.opens_every_path
+                && !access.allows(cx.part(cx.head.method_span), cx.path()) =>
+        {
             Verdict::Reject(Reject::ResourceDisallowed)
         }
         _ => Verdict::Next,

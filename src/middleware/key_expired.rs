@@ -19,10 +19,10 @@ pub fn check(local: &Local, cx: &Ctx) -> Verdict {
             Verdict::Reject(Reject::SessionMissing)
         };
     };
-    if access.session.is_inactive {
+    if access.pass.is_inactive {
         return Verdict::Reject(Reject::KeyInactive);
     }
-    if access.is_expired(local.watch.clock().unix_s()) {
+    if access.pass.is_expired(local.watch.clock().unix_s()) {
         return Verdict::Reject(Reject::KeyExpired);
     }
     Verdict::Next

@@ -53,15 +53,15 @@ impl OrganizationMonitor {
                 }
             }
         };
-        if access.session.is_inactive {
+        if access.pass.is_inactive {
             return Verdict::Reject(Reject::OrganisationInactive);
         }
-        if let Some(cell) = &access.limits.rate
+        if let Some(cell) = &access.pass.limits.rate
             && !local.limiters.admits(cell, None, clock).await
         {
             return Verdict::Reject(Reject::OrganisationRateLimitExceeded);
         }
-        if let Some(cell) = &access.limits.quota
+        if let Some(cell) = &access.pass.limits.quota
             && local.limiters.count(cell, clock).await.taken != Taken::Admitted
         {
             return Verdict::Reject(Reject::OrganisationQuotaExceeded);

@@ -19,11 +19,12 @@ pub async fn check(local: &Local, client: &Client, cx: &mut Ctx) -> Verdict {
     let Some(access) = cx.access.clone() else {
         return Verdict::Next;
     };
-    let limits = &access.limits;
+    let limits = &access.pass.limits;
     let clock = local.watch.clock();
     let (mut rate, mut quota) = (limits.rate.as_ref(), limits.quota.as_ref());
+    let rare = limits.rare.as_deref();
     let named;
-    if let Some(by_request) = &limits.by_request {
+    if let Some(by_request) = rare.and_then(|rare| rare.by_request.as_ref()) {
         let id = access
             .session
             .custom_rate_key(|name| context(local, client, cx, name));
@@ -38,7 +39,10 @@ pub async fn check(local: &Local, client: &Client, cx: &mut Ctx) -> Verdict {
         (rate, quota) = (named.0.as_ref(), named.1.as_ref());
     }
     if let Some(cell) = rate
-        && !local.limiters.admits(cell, limits.throttle, clock).await
+        && !local
+            .limiters
+            .admits(cell, rare.and_then(|rare| rare.throttle), clock)
+            .await
     {
         return Verdict::Reject(Reject::RateLimitExceeded);
     }

@@ -253,6 +253,7 @@ async fn timer(shard: Rc<Shard>) {
             local.watch.turn();
             let now_ms = local.watch.clock().now_ms();
             local.sessions.line().expire(now_ms);
+            local.sessions.ask_ahead();
             local.limiters.line().expire(now_ms);
             if let Some(records) = &local.records {
                 records.tick();
