@@ -403,7 +403,7 @@ mod tests {
             for _ in 0..3 {
                 assert!(sessions.at_hand(&scope, token, 0).is_some());
             }
-            // What was not confirmed is over when its time is.
+            // In time: its age begins anew.
             access.confirm(now());
             assert!(sessions.at_hand(&scope, token, 500).is_some());
             assert!(sessions.at_hand(&scope, token, 8_000).is_some());
