@@ -66,9 +66,13 @@ impl Limiters {
             cell: Arc::clone(cell),
             at_ms: now_ms,
         };
+        let waiting = cell.wait();
         match self.ask(question, clock).await {
             Some(Answer::Quota(taken)) => taken,
-            _ => cell.fallback(process_ms()),
+            _ => {
+                drop(waiting);
+                cell.fallback(process_ms())
+            }
         }
     }
 

@@ -152,12 +152,29 @@ impl Lease {
         has_room
     }
 
+    /// Pays debt with `units`; how many that took.
+    pub(super) fn repay(&self, units: i64) -> i64 {
+        take_up_to(&self.debt, units)
+    }
+
+    /// Takes out up to `most` credits; how many that were.
+    pub(super) fn draw_up_to(&self, most: i64) -> i64 {
+        take_up_to(&self.credits, most)
+    }
+
     /// Adds what the store granted.
     pub(super) fn grant(&self, credits: i64, ends_at_ms: u64, low: i64) {
         self.low.store(low, Relaxed);
         self.credits.fetch_add(credits, Relaxed);
         self.ends_at_ms.fetch_max(ends_at_ms, Relaxed);
     }
+}
+
+/// Takes up to `most` off a number that is above zero; how much that was.
+pub(super) fn take_up_to(number: &AtomicI64, most: i64) -> i64 {
+    let part = |value: i64| value.clamp(0, most.max(0));
+    let before = number.fetch_update(Relaxed, Relaxed, |value| Some(value - part(value)));
+    before.map_or(0, part)
 }
 
 #[cfg(test)]

@@ -16,7 +16,12 @@ use std::{
 
 use crate::{
     limit::{
-        QuotaLimit, Taken, Work, lease::Lease, outlook::Outlook, pace::Pace, rate::eval, scripts,
+        QuotaLimit, Taken, Work,
+        lease::{Lease, take_up_to},
+        outlook::Outlook,
+        pace::Pace,
+        rate::eval,
+        scripts,
     },
     storage::{Add, Counter, Eval, ScriptReply, Ttl},
 };
@@ -35,6 +40,16 @@ pub struct QuotaCell {
 
     /// When a block was asked for that has not come; 0 when none is under way.
     refill_at_ms: AtomicU64,
+    /// Requests that wait for the store's word: it may count a unit for each of them.
+    waiting: AtomicI64,
+    /// Debt that the store is being told of.
+    told: AtomicI64,
+    /// Debt that the counter has counted beyond the maximum: as many units that come for requests
+    /// which did not wait for them are nobody's.
+    beyond: AtomicI64,
+    /// Questions so far, and the latest of those that were answered: answers may overtake.
+    question_count: AtomicU64,
+    answered: AtomicU64,
     /// Refused here without the store being told yet.
     refused: AtomicI64,
     /// Seconds; 0 for a quota that is not renewed.
@@ -62,6 +77,16 @@ pub struct QuotaTaken {
     pub renews_at_s: i64,
 }
 
+/// A request that waits for the store. Ends with it, however that ends.
+#[derive(Debug)]
+pub struct Waiting<'a>(&'a AtomicI64);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
 /// Quotas from here on, with a period of at least [`LEASE_RENEWAL_S_MIN`], are reserved in blocks.
 const LEASE_MAX_MIN: i64 = 1_000;
 const LEASE_RENEWAL_S_MIN: i64 = 10;
@@ -87,6 +112,8 @@ const NEVER_MS: u64 = u64::MAX;
 /// What one round trip for a quota was asked for.
 #[derive(Debug)]
 pub(super) struct QuotaPlan {
+    /// Counted from 1.
+    number: u64,
     pub(super) asks: u64,
     at_ms: u64,
     wall_s: i64,
@@ -148,6 +175,11 @@ impl QuotaCell {
             counter: AtomicI64::new(0),
             renews_at_s: AtomicI64::new(limit.renews_at_s),
             refill_at_ms: AtomicU64::new(0),
+            waiting: AtomicI64::new(0),
+            told: AtomicI64::new(0),
+            beyond: AtomicI64::new(0),
+            question_count: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
             refused: AtomicI64::new(0),
             renewal_s,
             is_ahead: is_leased || !outlook.settings.is_shared,
@@ -193,8 +225,15 @@ impl QuotaCell {
         self.lease.warm();
     }
 
+    /// To be held by a request while it waits for the store.
+    #[must_use]
+    pub fn wait(&self) -> Waiting<'_> {
+        self.waiting.fetch_add(1, Relaxed);
+        Waiting(&self.waiting)
+    }
+
     /// Decides for a request that asked and had no answer in time: this node's share of what was
-    /// left when the store last answered.
+    /// left when the store last answered. It waits no more.
     pub fn fallback(&self, now_ms: u64) -> QuotaTaken {
         self.take_share(now_ms)
     }
@@ -205,10 +244,12 @@ impl QuotaCell {
             && self.renewal_s == limit.renewal_s.clamp(0, RENEWAL_S_MAX)
     }
 
-    /// Keeps units that the counter has counted for requests which did not wait for them: they have
-    /// their own from the local share, which is told later.
+    /// Keeps units that the counter has counted for requests which did not wait for them. Those that
+    /// were admitted by the local share meanwhile have them; what is over is for others.
     pub(super) fn keep(&self, units: u64) {
         let units = units as i64;
+        let units = units - self.lease.repay(units);
+        let units = units - take_up_to(&self.beyond, units);
         self.stocked.fetch_add(units, Relaxed);
         self.lease
             .grant(units, self.lease.ends_at_ms(), self.lease.low());
@@ -257,6 +298,7 @@ impl QuotaCell {
         self.lease.take_all();
         self.lease.take_debt();
         self.lease.deny_until(0);
+        self.beyond.store(0, Relaxed);
         self.refused.store(0, Relaxed);
         self.counter.store(0, Relaxed);
     }
@@ -292,7 +334,9 @@ impl QuotaCell {
         let rest = (self.max - self.counter.load(Relaxed)).max(0);
         let nodes = i64::from(self.outlook.nodes());
         let share = if rest == 0 { 0 } else { (rest / nodes).max(1) };
-        if self.lease.owe_one(share) {
+        // What the store is being told, and what it may be granting at this moment, is spent.
+        let spoken_for = self.told.load(Relaxed) + self.waiting.load(Relaxed);
+        if self.lease.owe_one(share - spoken_for) {
             let left = share - self.lease.debt();
             return QuotaTaken {
                 taken: Taken::Admitted,
@@ -354,6 +398,7 @@ impl QuotaCell {
         self.lease.take_ended(at_ms);
         let stock = self.lease.stock();
         let debt = self.lease.take_debt();
+        self.told.fetch_add(debt, Relaxed);
         let drawn = (self.stocked.load(Relaxed) - stock).max(0) + debt + asks as i64;
         self.stocked.store(stock, Relaxed);
         self.pace.note(drawn as u64, at_ms);
@@ -378,6 +423,7 @@ impl QuotaCell {
             refused => refused,
         };
         QuotaPlan {
+            number: self.question_count.fetch_add(1, Relaxed) + 1,
             asks,
             at_ms,
             wall_s: wall_ns / NS_PER_S,
@@ -450,6 +496,7 @@ impl QuotaCell {
     pub(super) fn failed(&self, plan: &QuotaPlan) {
         self.refill_at_ms.store(0, Relaxed);
         self.lease.owe(plan.debt);
+        self.told.fetch_sub(plan.debt, Relaxed);
         self.refused.fetch_add(plan.refused, Relaxed);
     }
 
@@ -495,7 +542,11 @@ impl QuotaCell {
         let ends_at_ms = self.period(plan, counter - granted - plan.debt <= 0, left_ms);
         let mut admitted = plan.asks.min(granted as u64);
         let credits = granted - admitted as i64;
-        self.counter.store(counter, Relaxed);
+        // One that was overtaken knows less than is known.
+        if self.answered.fetch_max(plan.number, Relaxed) < plan.number {
+            self.counter.store(counter, Relaxed);
+        }
+        self.told.fetch_sub(plan.debt, Relaxed);
         if granted > 0 {
             self.pace.fetched(granted);
         }
@@ -506,8 +557,14 @@ impl QuotaCell {
         if self.lease.ends_at_ms().abs_diff(ends_at_ms) > PERIOD_SLACK_MS {
             // Another period: what was left of the last one is void.
             self.lease.take_all();
+            self.beyond.store(0, Relaxed);
         }
         self.lease.grant(credits, ends_at_ms, low);
+        let beyond = (counter - self.max).clamp(0, plan.debt);
+        if beyond > 0 {
+            let void = self.lease.draw_up_to(beyond);
+            self.beyond.fetch_add(beyond - void, Relaxed);
+        }
         // A refill that overtook this question serves those who wait as well.
         while admitted < plan.asks && self.lease.draw_credit(plan.at_ms).is_some() {
             admitted += 1;

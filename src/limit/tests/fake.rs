@@ -24,6 +24,8 @@ pub(super) struct Fake {
     pub(super) now_us: AtomicU64,
     pub(super) is_away: AtomicBool,
     pub(super) is_hanging: AtomicBool,
+    /// How long an answer is on its way; what it says is decided at once.
+    pub(super) late_ms: AtomicU64,
     pub(super) eval_count: AtomicUsize,
     state: Mutex<State>,
 }
@@ -315,7 +317,12 @@ impl Scripts for Fake {
             if self.is_away.load(SeqCst) {
                 return Err(StoreError::Away("away".to_owned()));
             }
-            Ok(evals.iter().map(|eval| Ok(self.eval(eval))).collect())
+            let replies = evals.iter().map(|eval| Ok(self.eval(eval))).collect();
+            let late_ms = self.late_ms.load(SeqCst);
+            if late_ms > 0 {
+                tokio::time::sleep(Duration::from_millis(late_ms)).await;
+            }
+            Ok(replies)
         })
     }
 }

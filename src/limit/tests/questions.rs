@@ -102,9 +102,13 @@ impl Node {
             } else {
                 60_000
             };
+            let waiting = cell.wait();
             taken = match self.ask(question, patience_ms).await {
                 Some(Answer::Quota(taken)) => taken,
-                _ => cell.fallback(at_ms),
+                _ => {
+                    drop(waiting);
+                    cell.fallback(at_ms)
+                }
             };
         }
         assert_ne!(taken.taken, Taken::Ask);
@@ -312,6 +316,72 @@ fn a_low_limit_is_never_nothing_while_the_store_is_away() {
         let cell = node.cells.quota("quota-k", &quota(5, 60)).unwrap();
         assert_eq!(node.admitted(&cell, 10).await, 1);
     });
+}
+
+/// What of `requests` at the same time is admitted.
+async fn at_once(node: &Node, cell: &Arc<QuotaCell>, requests: usize) -> usize {
+    let mut under_way: Vec<_> = (0..requests).map(|_| Box::pin(node.quota(cell))).collect();
+    let mut admitted = 0;
+    std::future::poll_fn(|task| {
+        under_way.retain_mut(|request| match request.as_mut().poll(task) {
+            std::task::Poll::Ready(taken) => {
+                admitted += usize::from(taken.taken == Taken::Admitted);
+                false
+            }
+            std::task::Poll::Pending => true,
+        });
+        match under_way.is_empty() {
+            true => std::task::Poll::Ready(()),
+            false => std::task::Poll::Pending,
+        }
+    })
+    .await;
+    admitted
+}
+
+#[test]
+fn late_answers_never_let_one_node_admit_more_than_a_quota() {
+    #[track_caller]
+    fn check(late_ms: [u64; 4], wave: usize) {
+        paused(async move {
+            let fake = Fake::at(NOW_US);
+            let node = Node::start(at_rest(), 1, store(&fake));
+            let cell = node.cells.quota("quota-k", &quota(10, 3_600)).unwrap();
+            let mut admitted = 0;
+            for round in 0..24 {
+                fake.late_ms.store(late_ms[round % 4], SeqCst);
+                admitted += at_once(&node, &cell, wave).await;
+                assert!(
+                    admitted <= 10,
+                    "{admitted} in round {round}: {late_ms:?} {wave}"
+                );
+                if round % 2 == 1 {
+                    // Long enough for a probe to find the store again.
+                    tokio::time::sleep(Duration::from_millis(300)).await;
+                }
+                node.now_ms.fetch_add(1_100, SeqCst);
+            }
+            fake.late_ms.store(0, SeqCst);
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            for _ in 0..4 {
+                node.now_ms.fetch_add(1_100, SeqCst);
+                admitted += at_once(&node, &cell, wave).await;
+            }
+            // Units that came for nobody may be lost.
+            if late_ms == [0; 4] {
+                assert_eq!(admitted, 10, "{wave}");
+            }
+            assert!(fake.counter("quota-k").is_some_and(|counted| counted >= 10));
+        });
+    }
+    for wave in [1, 2, 3, 7, 40] {
+        check([0; 4], wave);
+        check([20; 4], wave);
+        check([0, 20, 0, 20], wave);
+        check([20, 0, 0, 30], wave);
+        check([30, 30, 0, 0], wave);
+        check([4, 7, 2, 6], wave);
+    }
 }
 
 #[test]
