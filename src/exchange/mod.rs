@@ -13,7 +13,7 @@ use std::{
 };
 
 use crate::{
-    analytics::Producer,
+    analytics::{Producer, Tail},
     error::Reject,
     http::h1::{self, RequestHead, ResponseHead, Span},
     metrics,
@@ -158,6 +158,8 @@ pub struct Ctx {
     pub is_let_in: bool,
     /// How far it came, for counters and records.
     pub course: Course,
+    /// What the connection's last record ended in.
+    pub record_tail: RefCell<Tail>,
     /// What goes upstream otherwise than it came.
     pub edits: Option<Box<Edits>>,
 }
@@ -172,9 +174,13 @@ pub struct Course {
     pub answered_us: Cell<u64>,
     /// Why it was turned away; empty: it was not.
     pub refused: &'static str,
+    /// Its content was there with its head: the exchange ends as soon as that is passed on.
+    pub is_answered_whole: Cell<bool>,
     /// A record of it is wanted, so what that needs is kept.
     pub is_recorded: bool,
-    /// The path as the upstream got it, where a record is wanted.
+    /// The path as the upstream got it, where a record is wanted: a part of the request's, or else
+    /// `upstream_path`.
+    pub upstream_path_span: Option<Span>,
     pub upstream_path: Vec<u8>,
     /// The authority of the target, where that is not the first and a record is wanted.
     pub target: Option<Vec<u8>>,
@@ -270,7 +276,12 @@ impl Ctx {
         self.access = None;
         self.is_let_in = false;
         self.edits = None;
-        self.course = Course::default();
+        let mut upstream_path = std::mem::take(&mut self.course.upstream_path);
+        upstream_path.clear();
+        self.course = Course {
+            upstream_path,
+            ..Course::default()
+        };
     }
 }
 

@@ -3,11 +3,17 @@
 //! A request whose session is at hand costs one look into a map and one at a flag; nothing is
 //! asked, locked or copied. Everything else is a question to `auth::directory`.
 
-use std::{cell::RefCell, collections::HashMap, rc::Rc, sync::Arc};
+use std::{
+    cell::{OnceCell, RefCell},
+    collections::HashMap,
+    rc::Rc,
+    sync::Arc,
+};
 
 use ahash::RandomState;
 
 use crate::{
+    analytics::{ApiRecorder, KeyRuns},
     auth::{
         access::{Access, Kind, Scope},
         directory::{Ask, Found},
@@ -28,6 +34,19 @@ pub struct Held {
     access: Arc<Access>,
     /// On the shard's clock.
     fresh_until_ms: u64,
+    /// Its part of records, put into bytes for the first of them.
+    key_runs: OnceCell<Option<Box<KeyRuns>>>,
+}
+
+impl Held {
+    /// What the records of this key at that API have in common; `None` where they must be put
+    /// together one by one.
+    #[inline]
+    #[must_use]
+    pub fn key_runs(&self, api: &ApiRecorder) -> Option<&KeyRuns> {
+        let make = || KeyRuns::new(api, &self.access.identity).map(Box::new);
+        self.key_runs.get_or_init(make).as_deref()
+    }
 }
 
 impl std::ops::Deref for Held {
@@ -123,6 +142,7 @@ impl Sessions {
         let held = Rc::new(Held {
             access,
             fresh_until_ms: clock.now_ms() + self.fresh_ms.saturating_sub(age_ms),
+            key_runs: OnceCell::new(),
         });
         if !held.is_stale() {
             self.keep(scope, token.as_bytes(), Rc::clone(&held), clock.now_ms());

@@ -9,7 +9,7 @@ use crate::{
     exchange::{Client, Ctx, Local},
     gateway::{serve::Served, snapshot::Mount},
     http::h1::{FieldName, Framing},
-    net::watch::{process_us, unix_ms},
+    net::watch::process_us,
 };
 
 /// Counts a request of an API, and records it where that is wanted.
@@ -19,6 +19,8 @@ pub fn note(local: &Local, client: &Client, mount: &Mount, cx: &Ctx, served: Ser
     let upstream_us = (answered_us > 0).then(|| answered_us.saturating_sub(course.proxied_us));
     let now_us = match (course.is_recorded, course.proxied_us) {
         (false, proxied_us) if proxied_us > 0 => proxied_us,
+        // The clock was read a moment ago, and records go by milliseconds.
+        (true, _) if course.is_answered_whole.get() => answered_us,
         _ => process_us(),
     };
     let until_us = match course.proxied_us {
@@ -41,7 +43,10 @@ pub fn note(local: &Local, client: &Client, mount: &Mount, cx: &Ctx, served: Ser
         }
         let is_proxied = answered_us > 0;
         let path = if is_proxied {
-            Cow::Borrowed(course.upstream_path.as_slice())
+            Cow::Borrowed(match course.upstream_path_span {
+                Some(span) => cx.part(span),
+                None => &course.upstream_path,
+            })
         } else if mount.api.strip {
             mount.listen_path.strip(cx.path())
         } else {
@@ -69,11 +74,16 @@ pub fn note(local: &Local, client: &Client, mount: &Mount, cx: &Ctx, served: Ser
             },
             user_agent: cx.field(FieldName::UserAgent).unwrap_or_default(),
             status: served.status,
-            timestamp_ms: unix_ms(),
+            timestamp_ms: local.watch.clock().unix_ms_at(now_us),
             latency,
             ip,
             version: b"",
             identity: cx.access.as_ref().map(|access| &access.identity),
+            key: cx
+                .access
+                .as_ref()
+                .and_then(|access| access.key_runs(recorder)),
+            tail: Some(&cx.record_tail),
             fields: &Fields(cx),
             is_cached: false,
             expire_after_s: None,

@@ -7,7 +7,10 @@ use std::{
 };
 
 use super::*;
-use crate::{config::Storage, storage::Event};
+use crate::{
+    config::Storage,
+    storage::{Event, tests::some_records},
+};
 
 /// A server of this test's own.
 struct Server(Child, u16);
@@ -212,7 +215,7 @@ fn lists_lose_their_oldest_records_and_expire_once() {
                 records_max: max,
                 ttl: ttl_s.map(Duration::from_secs),
             };
-            let outcome = store.push("l", vec![vec![7]; count], limit).await.unwrap();
+            let outcome = store.push("l", some_records(count), limit).await.unwrap();
             (outcome.len, outcome.dropped)
         };
         assert_eq!(push(0, None, None).await, (0, 0));
@@ -227,7 +230,7 @@ fn lists_lose_their_oldest_records_and_expire_once() {
             Ok(Some(Ttl::Ms(1..=60_000)))
         ));
         store.set("l", b"", None).await.unwrap();
-        let refused = store.push("l", vec![vec![1]], ListLimit::default()).await;
+        let refused = store.push("l", some_records(1), ListLimit::default()).await;
         assert!(matches!(&refused, Err(StoreError::Away(why)) if why.contains("wrong kind")));
     });
 }
