@@ -1,11 +1,12 @@
-//! An analytics record's way: what the shard pays, and what the tokio thread does with it.
+//! An analytics record's ways: the short one, all of it on the shard; the long one, with what the
+//! store's thread does.
 
-use std::{hint::black_box, net::IpAddr, path::Path, sync::Arc};
+use std::{cell::RefCell, hint::black_box, net::IpAddr, path::Path, sync::Arc};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use penstock::{
     analytics::{
-        ApiRecorder, Assembler, Hit, Identity, Latency, NoFields, Normaliser, Recording,
+        ApiRecorder, Assembler, Hit, Identity, KeyRuns, Latency, NoFields, Normaliser, Recording,
         Serializer, ring,
     },
     apidef::ApiDefinition,
@@ -22,7 +23,7 @@ fn recorder(definition: &str) -> Arc<ApiRecorder> {
     Arc::new(recorder.expect("it is tracked"))
 }
 
-fn hit<'a>(identity: Option<&'a Identity>, path: &'a [u8]) -> Hit<'a> {
+fn hit<'a>(identity: Option<&'a Identity>, key: Option<&'a KeyRuns>, path: &'a [u8]) -> Hit<'a> {
     Hit {
         method: b"GET",
         host: None,
@@ -39,6 +40,8 @@ fn hit<'a>(identity: Option<&'a Identity>, path: &'a [u8]) -> Hit<'a> {
         ip: IpAddr::from([192, 168, 100, 200]),
         version: b"",
         identity,
+        key,
+        tail: None,
         fields: &NoFields,
         is_cached: false,
         expire_after_s: None,
@@ -54,25 +57,49 @@ fn records(c: &mut Criterion) {
         recorder(r#"{"api_id": "b1a2", "name": "things", "org_id": "5e9d9544a1dcd60001d0ed20"}"#);
     let identity = Identity::new("0a1b2c3d", "someone", "", ["pol-gold", "team-a"]);
     for (name, identity) in [("keyless", None), ("with a key", Some(&identity))] {
-        let (producer, consumer) = ring(1 << 20, Arc::new(Shard::default()));
-        let hit = hit(identity, b"/things/17");
-        group.bench_function(format!("shard, {name}"), |b| {
-            b.iter(|| {
-                producer.record(black_box(&api), black_box(&hit));
-                if let Some(block) = consumer.take() {
-                    consumer.give(block);
-                }
+        let key = identity.and_then(|identity| KeyRuns::new(&api, identity));
+        let short = hit(identity, key.as_ref(), b"/things/17");
+        let long = Hit {
+            is_cached: true,
+            ..short
+        };
+        let tail = RefCell::default();
+        let again = Hit {
+            tail: Some(&tail),
+            ..short
+        };
+        for (way, hit) in [
+            ("short way", &short),
+            ("short way of one connection", &again),
+            ("long way", &long),
+        ] {
+            let (producer, consumer) = ring(1 << 20, Arc::new(Shard::default()));
+            group.bench_function(format!("shard, {way}, {name}"), |b| {
+                b.iter(|| {
+                    producer.record(black_box(&api), black_box(hit));
+                    if let Some(block) = consumer.take_records() {
+                        consumer.give_records(block.into_bytes().0);
+                    }
+                    if let Some(block) = consumer.take_hits() {
+                        consumer.give_hits(block);
+                    }
+                });
             });
-        });
+        }
         for serializer in [Serializer::MessagePack, Serializer::Protobuf] {
             let (producer, consumer) = ring(1 << 20, Arc::new(Shard::default()));
-            (0..100).for_each(|_| producer.record(&api, &hit));
+            (0..100).for_each(|_| producer.record(&api, &long));
             drop(producer);
-            let block = consumer.take().expect("a hundred hits");
+            let block = consumer.take_hits().expect("a hundred hits");
             let mut assembler = Assembler::new(serializer, Normaliser::default(), None);
+            let mut records = Vec::new();
             group.throughput(Throughput::Elements(100));
             group.bench_function(format!("100 to {serializer:?}, {name}"), |b| {
-                b.iter(|| assembler.assemble(&block, |_, record| drop(black_box(record))));
+                b.iter(|| {
+                    records.clear();
+                    assembler.assemble(&block, &mut records);
+                    black_box(&records);
+                });
             });
             group.throughput(Throughput::Elements(1));
         }

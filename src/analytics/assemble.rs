@@ -1,4 +1,5 @@
-//! Hits become records: what a shard left out is added here, on the tokio thread.
+//! The long way of a record: hits become records here, on the store's thread, where what a shard left
+//! out is added. [`prepared`](super::prepared) is the short one.
 //!
 //! Tyk: `recordWorker` of `gateway/analytics.go`, and the ends of both handlers.
 
@@ -10,15 +11,18 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
-use crate::analytics::{
-    geo::GeoIp,
-    hit::{Identified, Told},
-    msgpack,
-    normalise::Normaliser,
-    protobuf,
-    record::{Geo, Latency, Record},
-    recorder::{ApiRecorder, DETAIL_BYTES_MAX, NON_VERSIONED},
-    ring::HitBlock,
+use crate::{
+    analytics::{
+        geo::GeoIp,
+        hit::Told,
+        msgpack,
+        normalise::Normaliser,
+        protobuf,
+        record::{Geo, Latency, Record},
+        recorder::{ApiRecorder, DETAIL_BYTES_MAX, HUNDRED_YEARS_S, NON_VERSIONED},
+        ring::HitBlock,
+    },
+    storage::Records,
 };
 
 /// How records are written (`analytics_config.serializer_type`).
@@ -59,10 +63,8 @@ pub struct Assembler {
     scratch: Vec<u8>,
 }
 
-const CACHED: &[u8] = b"cached-response";
-
-/// 36,500 days: what `expire_analytics_after: 0` means.
-const HUNDRED_YEARS_S: i64 = 100 * 365 * 24 * 3600;
+/// The tag of an answer from the cache.
+pub(super) const CACHED: &[u8] = b"cached-response";
 
 impl Assembler {
     #[must_use]
@@ -76,9 +78,10 @@ impl Assembler {
         }
     }
 
-    /// Calls `done` with the time (milliseconds since 1970) and the bytes of each record of a block,
-    /// in order.
-    pub fn assemble(&mut self, block: &HitBlock, mut done: impl FnMut(u64, Vec<u8>)) {
+    /// Appends the record of each hit of a block, in order, as [`Records`] have them.
+    /// Returns their times.
+    pub fn assemble(&mut self, block: &HitBlock, out: &mut Vec<u8>) -> Vec<u64> {
+        let mut times = Vec::new();
         let mut rest = block.bytes();
         let mut tags = Vec::new();
         let mut ip = String::new();
@@ -88,9 +91,10 @@ impl Assembler {
             };
             tags.clear();
             ip.clear();
-            let record = self.record(&told, api, &mut tags, &mut ip);
-            done(told.timestamp_ms, record);
+            Records::add(out, self.record(&told, api, &mut tags, &mut ip));
+            times.push(told.timestamp_ms);
         }
+        times
     }
 
     fn record<'a>(
@@ -99,9 +103,9 @@ impl Assembler {
         api: &'a ApiRecorder,
         tags: &mut Vec<&'a [u8]>,
         ip: &mut String,
-    ) -> Vec<u8> {
+    ) -> &[u8] {
         let who = told.who.clone().unwrap_or_else(|| api.nobody());
-        add_tags(told, &who, api, tags);
+        api.add_tags(&who, told.header_tags.clone(), told.is_cached, tags);
         write_ip(ip, told.ip);
         let raw_path = rooted(told.path);
         let path = match told.tracked_path {
@@ -149,7 +153,7 @@ impl Assembler {
             expire_at_ms: timestamp_ms.saturating_add(expire_after_s.saturating_mul(1000)),
             ..Record::default()
         };
-        // In one buffer first: the record's own is made once, as large as it is.
+        // Apart first: its length stands before it.
         let out = &mut self.scratch;
         out.clear();
         match self.serializer {
@@ -163,28 +167,8 @@ impl Assembler {
                 self.encoder.encode(&record, &versioned, out);
             }
         }
-        out.clone()
+        out
     }
-}
-
-/// Tags in Tyk's order.
-fn add_tags<'a>(
-    told: &Told<'a>,
-    who: &Identified<'a>,
-    api: &'a ApiRecorder,
-    tags: &mut Vec<&'a [u8]>,
-) {
-    tags.extend(who.tags.clone());
-    tags.extend(told.header_tags.clone());
-    tags.extend(api.tags());
-    if told.is_cached {
-        tags.push(CACHED);
-    }
-    tags.extend(api.node_tags());
-    if !who.key_tag.is_empty() {
-        tags.push(who.key_tag);
-    }
-    tags.extend(api.closing_tags());
 }
 
 /// A path with its leading `/`.
@@ -204,7 +188,7 @@ fn detail(raw: &[u8]) -> String {
 }
 
 /// As `to_string` writes it, at a fraction of the price for IPv4.
-fn write_ip(out: &mut String, ip: IpAddr) {
+pub(super) fn write_ip(out: &mut String, ip: IpAddr) {
     match ip {
         IpAddr::V4(ip) => write_v4(out, ip),
         // Writing to a String cannot fail.
@@ -230,14 +214,18 @@ fn write_v4(out: &mut String, ip: Ipv4Addr) {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::{cell::RefCell, collections::BTreeMap, sync::Arc};
 
     use super::*;
-    use crate::analytics::{
-        Hit, Identity,
-        hit::{FieldValues, tests::hit},
-        recorder::tests::{api, recording},
-        ring::ring,
+    use crate::{
+        analytics::{
+            Hit, Identity, KeyRuns,
+            hit::{FieldValues, tests::hit},
+            record::tests::{request, vector},
+            recorder::tests::{api, recording},
+            ring::ring,
+        },
+        storage::Chunk,
     };
 
     /// The top of a record: texts, numbers and lists of texts by their names.
@@ -299,19 +287,97 @@ mod tests {
         map
     }
 
+    /// What arrives, by whichever way the recorder and the hits take.
     fn records(
         assembler: &mut Assembler,
-        api: &std::sync::Arc<ApiRecorder>,
+        api: &Arc<ApiRecorder>,
         hits: &[Hit<'_>],
     ) -> Vec<Vec<u8>> {
-        let (producer, consumer) = ring(0, std::sync::Arc::default());
+        let (producer, consumer) = ring(1 << 22, Arc::default());
         for hit in hits {
             producer.record(api, hit);
         }
         drop(producer);
-        let mut out = Vec::new();
-        assembler.assemble(&consumer.take().unwrap(), |_, record| out.push(record));
-        out
+        let mut chunks = Vec::new();
+        while let Some(block) = consumer.take_records() {
+            let (bytes, filled) = block.into_bytes();
+            chunks.push(Chunk::new(bytes, filled));
+        }
+        while let Some(block) = consumer.take_hits() {
+            let mut chunk = Vec::new();
+            assembler.assemble(&block, &mut chunk);
+            chunks.push(chunk.into());
+        }
+        let records = Records::new(chunks, hits.len() as u64);
+        records.iter().map(<[u8]>::to_vec).collect()
+    }
+
+    /// The hit's record by both ways.
+    #[track_caller]
+    fn both(conf: &str, keyless_key: &str, definition: &str, hit: &Hit<'_>) -> Vec<u8> {
+        let short = recording(
+            &format!(r#"{{"enable_analytics": true{conf}}}"#),
+            keyless_key,
+        );
+        let long = Arc::new(short.on_the_long_way());
+        let (short, long) = (api(&short, definition), api(&long, definition));
+        let [short, long] = [short, long].map(|api| {
+            let api = api.unwrap();
+            let key = hit
+                .identity
+                .and_then(|identity| KeyRuns::new(&api, identity));
+            let tail = RefCell::default();
+            let hit = Hit {
+                key: key.as_ref(),
+                ..*hit
+            };
+            let of_connection = Hit {
+                tail: Some(&tail),
+                ..hit
+            };
+            // Behind another one, as the second, and then as one of many.
+            let other = Hit {
+                user_agent: b"z",
+                timestamp_ms: hit.timestamp_ms ^ 1,
+                latency: Latency {
+                    total: 3,
+                    upstream: 2,
+                },
+                ..of_connection
+            };
+            let before = Hit {
+                latency: other.latency,
+                timestamp_ms: hit.timestamp_ms ^ 2,
+                ..of_connection
+            };
+            let hits = [
+                hit,
+                of_connection,
+                of_connection,
+                of_connection,
+                other,
+                of_connection,
+                before,
+                before,
+                of_connection,
+            ];
+            let one = |hit| {
+                let mut out = records(&mut Assembler::default(), &api, &[hit]);
+                assert_eq!(out.len(), 1);
+                out.remove(0)
+            };
+            let out = hits.map(one);
+            let (first, rest) = out.split_first().unwrap();
+            for at in [1, 2, 3, 5, 8] {
+                assert_eq!(&rest[at - 1], first, "{at}");
+            }
+            assert_eq!(rest[5], rest[6]);
+            assert_ne!(&rest[3], first);
+            first.clone()
+        });
+        let at = short.iter().zip(&long).position(|(a, b)| a != b);
+        assert_eq!(short, long, "differ at {at:?}");
+        short
     }
 
     #[track_caller]
@@ -322,16 +388,161 @@ mod tests {
         hit: &Hit<'_>,
         expected: &[(&str, &str)],
     ) {
-        let recording = recording(
-            &format!(r#"{{"enable_analytics": true{conf}}}"#),
-            keyless_key,
-        );
-        let api = api(&recording, definition).unwrap();
-        let out = records(&mut Assembler::default(), &api, &[*hit]);
-        let found = fields(&out[0]);
+        let found = fields(&both(conf, keyless_key, definition, hit));
         for (name, value) in expected {
             assert_eq!(found[*name], *value, "{name} in {found:?}");
         }
+    }
+
+    #[test]
+    fn both_ways_write_the_same_bytes() {
+        let identities = [
+            None,
+            Some(Identity::new("k", "bob", "", ["pol-1", "t"])),
+            Some(Identity::new("", "", "", [""; 0])),
+            Some(Identity::new(
+                &"k".repeat(70_000),
+                &"a".repeat(300),
+                "",
+                vec!["t"; 20],
+            )),
+            Some(Identity::new("k", "", "client", ["t"])),
+        ];
+        let long = vec![b'p'; 300];
+        let longer = vec![b'/'; 70_000];
+        let now_ms = hit().timestamp_ms;
+        let variants = |hit: Hit<'static>| {
+            vec![
+                hit,
+                Hit {
+                    method: b"POST",
+                    content_length: -1,
+                    host: Some(b"other:1"),
+                    path: b"x",
+                    user_agent: b"",
+                    ..hit
+                },
+                Hit {
+                    method: b"A-METHOD-OF-MORE-THAN-31-CHARACTERS",
+                    content_length: i64::MIN,
+                    host: Some(b""),
+                    path: b"",
+                    status: 0,
+                    timestamp_ms: 0,
+                    ip: "2001:db8:1111:2222:3333:4444:5555:6666".parse().unwrap(),
+                    ..hit
+                },
+                Hit {
+                    method: b"",
+                    content_length: i64::MAX,
+                    status: u16::MAX,
+                    latency: Latency {
+                        total: u32::MAX,
+                        upstream: 70_000,
+                    },
+                    timestamp_ms: now_ms - now_ms % 1000,
+                    ip: "::ffff:255.255.255.255".parse().unwrap(),
+                    ..hit
+                },
+                Hit {
+                    content_length: 65_536,
+                    status: 199,
+                    latency: Latency {
+                        total: 300,
+                        upstream: 127,
+                    },
+                    timestamp_ms: 4_294_967_296_001,
+                    ip: "255.255.255.255".parse().unwrap(),
+                    ..hit
+                },
+                Hit {
+                    timestamp_ms: u64::MAX,
+                    ..hit
+                },
+                Hit {
+                    is_cached: true,
+                    version: b"v1",
+                    tracked_path: Some(b"/{id}"),
+                    expire_after_s: Some(0),
+                    ..hit
+                },
+            ]
+        };
+        let paths: [&[u8]; 4] = [b"/x", &long, &longer, b"\xff"];
+        for definition in [
+            DEFINITION,
+            r#"{"api_id": "a"}"#,
+            r#"{"api_id": "a", "tags": ["t"], "expire_analytics_after": -1}"#,
+            r#"{"api_id": "a", "expire_analytics_after": 9223372036854775807}"#,
+        ] {
+            for hit in variants(Hit {
+                fields: &Tagged,
+                ..hit()
+            }) {
+                for identity in &identities {
+                    let hit = Hit {
+                        identity: identity.as_ref(),
+                        ..hit
+                    };
+                    both("", "", definition, &hit);
+                }
+                for path in paths {
+                    both("", "00000000", definition, &Hit { path, ..hit });
+                    let user_agent = path;
+                    both("", "", definition, &Hit { user_agent, ..hit });
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_short_way_writes_what_go_writes() {
+        let golden = include_str!("../../tests/data/analytics/msgpack.txt");
+        // Of what the vector has, the short way knows no path pattern, no detail and no OAuth client.
+        let expected = Record {
+            path: b"/base/user/123/x",
+            oauth_id: b"",
+            raw_request: b"",
+            raw_response: b"",
+            track_path: false,
+            // And its time is counted from the request's, milliseconds included.
+            expire_at_ms: request().expire_at_ms + 123,
+            ..request()
+        };
+        let mut whole = Vec::new();
+        msgpack::encode(&request(), &mut whole);
+        assert_eq!(whole, vector(golden, "request"));
+        let mut encoded = Vec::new();
+        msgpack::encode(&expected, &mut encoded);
+        let identity = Identity::new("00000000", "bob", "", ["t1", "x-tag-tv"]);
+        let told = Hit {
+            path: b"/base/user/123/x",
+            content_length: -1,
+            latency: Latency {
+                total: 300,
+                upstream: 127,
+            },
+            host: Some(b"127.0.0.1:8080"),
+            identity: Some(&identity),
+            ..hit()
+        };
+        let definition = r#"{"api_id": "api1", "name": "api one", "org_id": "org1"}"#;
+        assert_eq!(both("", "", definition, &told), encoded);
+    }
+
+    #[test]
+    fn addresses_that_share_a_place_do_not_share_their_text() {
+        let api = api(&recording(r#"{"enable_analytics": true}"#, ""), "{}").unwrap();
+        let ips: Vec<IpAddr> = (0..300_u32)
+            .chain([0, 1, 2])
+            .map(|n| Ipv4Addr::from(0x0a00_0000 + n * 251).into())
+            .collect();
+        let hits: Vec<_> = ips.iter().map(|ip| Hit { ip: *ip, ..hit() }).collect();
+        let out = records(&mut Assembler::default(), &api, &hits);
+        for (ip, record) in ips.iter().zip(&out) {
+            assert_eq!(fields(record)["IPAddress"], ip.to_string());
+        }
+        assert_eq!(out.len(), ips.len());
     }
 
     struct Tagged;
@@ -470,7 +681,9 @@ mod tests {
         };
         let (normaliser, _) = Normaliser::from_config(&config);
         let mut assembler = Assembler::new(Serializer::MessagePack, normaliser, None);
-        let api = api(&recording(r#"{"enable_analytics": true}"#, ""), "{}").unwrap();
+        let conf = r#"{"enable_analytics": true, "analytics_config": {
+            "normalise_urls": {"enabled": true}}}"#;
+        let api = api(&recording(conf, ""), "{}").unwrap();
         let out = records(
             &mut assembler,
             &api,

@@ -1,9 +1,13 @@
 //! From the rings to the store: batches of records, a few under way at once, none lost while there
 //! is room.
 //!
-//! A batch is kept as the blocks it came in until the store has taken it. A store that does not
-//! takes nothing new meanwhile: the rings fill up to their bound, and from then on the shards count
-//! what they drop. When every shard has ended, what is left is written and [`Flusher::run`] returns.
+//! A batch is kept until the store has taken it, mostly as the very blocks that the shards filled. A
+//! store that does not takes nothing new meanwhile: the rings fill up to their bound, and from then on
+//! the shards count what they drop. When every shard has ended, what is left is written and
+//! [`Flusher::run`] returns.
+//!
+//! Records of a batch stand in the order of their times. Those of one shard do anyway; where they
+//! came from several, or by both ways, they are sorted, at the price of a copy.
 //!
 //! Tyk: `recordWorker` of `gateway/analytics.go`, `gateway/analytics_purger.go`. The list's expiry
 //! is set in the same script that appends, so that no list is ever without one (Tyk sweeps once a
@@ -19,13 +23,14 @@ use tokio::{
 use crate::{
     analytics::{
         assemble::{Assembler, Serializer},
-        ring::{Consumer, HitBlock},
+        msgpack,
+        ring::Consumer,
         spill::Spill,
     },
     config::{Config, StoreKind},
     log::Brake,
     metrics::Registry,
-    storage::{ListLimit, PushOutcome, Store, StoreError},
+    storage::{Chunk, ListLimit, PushOutcome, Records, Store, StoreError},
 };
 
 /// What the pump reads (Tyk: `analyticsKeyName` behind the prefix `analytics-`).
@@ -46,7 +51,7 @@ const LOOK: Duration = Duration::from_millis(100);
 const GATHER: Duration = Duration::from_millis(400);
 
 /// A batch ends with the block in which it reaches one of these.
-const BATCH_HITS: u64 = 1000;
+const BATCH_RECORDS: u64 = 1000;
 const BATCH_BYTES: usize = 1 << 20;
 
 /// Batches under way.
@@ -58,8 +63,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Before a batch that failed is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// After the last shard has ended: how long a store that does not answer is tried.
-const LAST_TRIES: Duration = Duration::from_secs(3);
+/// After the last shard has ended: how long a store that takes nothing is tried. Longer than one
+/// answer may take.
+const LAST_TRIES: Duration = Duration::from_secs(6);
 
 /// Between two looks at the files of a spill.
 const SPILL_LOOK: Duration = Duration::from_secs(5);
@@ -73,7 +79,7 @@ pub trait Sink: Send + Sync + 'static {
     fn push(
         &self,
         list: String,
-        records: Vec<Vec<u8>>,
+        records: Records,
         limit: ListLimit,
     ) -> Pin<Box<dyn Future<Output = Result<PushOutcome, StoreError>> + Send + '_>>;
 }
@@ -86,7 +92,7 @@ where
     fn push(
         &self,
         list: String,
-        records: Vec<Vec<u8>>,
+        records: Records,
         limit: ListLimit,
     ) -> Pin<Box<dyn Future<Output = Result<PushOutcome, StoreError>> + Send + '_>> {
         let store = self();
@@ -137,13 +143,49 @@ impl Lists {
     }
 }
 
-/// Blocks whose records go to the store together.
+/// Records that go to the store together.
 #[derive(Default)]
 struct Batch {
-    /// With the ring that each came from.
-    blocks: Vec<(usize, HitBlock)>,
-    hits: u64,
+    records: Records,
+    /// The rings that its chunks came from, in order.
+    rings: Vec<usize>,
+    count: u64,
+}
+
+/// A batch in the making.
+#[derive(Default)]
+struct Gathered {
+    chunks: Vec<Chunk>,
+    rings: Vec<usize>,
+    /// Of the records of each chunk; none for one that a shard has written itself.
+    times: Vec<Vec<u64>>,
+    count: u64,
     bytes: usize,
+}
+
+impl Gathered {
+    /// From several shards, or by both ways.
+    fn is_mixed(&self) -> bool {
+        let is_long = |times: &Vec<u64>| !times.is_empty();
+        let of_one_ring = self
+            .rings
+            .windows(2)
+            .all(|pair| pair.first() == pair.last());
+        let long_count = self.times.iter().filter(|times| is_long(times)).count();
+        !(of_one_ring && (long_count == 0 || long_count == self.times.len()))
+    }
+
+    fn is_large(&self) -> bool {
+        self.count >= BATCH_RECORDS || self.bytes >= BATCH_BYTES
+    }
+
+    fn add(&mut self, ring: usize, chunk: Chunk, times: Vec<u64>, count: u64) {
+        self.times.push(times);
+        self.count += count;
+        self.bytes += chunk.len();
+        self.chunks.push(chunk);
+        self.rings.push(ring);
+    }
 }
 
 /// Writes what the shards record.
@@ -156,12 +198,12 @@ pub struct Flusher<S> {
     under_way: JoinSet<(Batch, Result<PushOutcome, StoreError>)>,
     failed: VecDeque<Batch>,
     /// Not sent yet, and since when.
-    gathered: Batch,
+    gathered: Gathered,
     gathered_since: Option<Instant>,
     /// Nothing is tried before.
     pause_until: Option<Instant>,
-    /// Hits of the batches in `under_way`.
-    hits_under_way: u64,
+    /// Records of the batches in `under_way`.
+    count_under_way: u64,
     batch_count: u64,
     next_ring: usize,
     started_at: Instant,
@@ -188,10 +230,10 @@ impl<S: Sink> Flusher<S> {
             registry,
             under_way: JoinSet::new(),
             failed: VecDeque::new(),
-            gathered: Batch::default(),
+            gathered: Gathered::default(),
             gathered_since: None,
             pause_until: None,
-            hits_under_way: 0,
+            count_under_way: 0,
             batch_count: 0,
             next_ring: 0,
             started_at: Instant::now(),
@@ -209,8 +251,8 @@ impl<S: Sink> Flusher<S> {
         self
     }
 
-    /// Writes until every shard has ended and its records are written, or the store has not taken
-    /// them for 3 seconds after that.
+    /// Writes until every shard has ended and its records are written, or the store has taken
+    /// nothing for 6 seconds after that.
     pub async fn run(mut self) {
         let mut looks = tokio::time::interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -218,14 +260,19 @@ impl<S: Sink> Flusher<S> {
         loop {
             tokio::select! {
                 _ = looks.tick() => {}
-                Some(done) = self.under_way.join_next() => self.settle(done).await,
+                Some(done) = self.under_way.join_next() => {
+                    // A store that is slow and takes one batch after the other is not given up.
+                    if self.settle(done).await {
+                        give_up_at = None;
+                    }
+                }
             }
             self.start_batches().await;
             self.take_spilled_in().await;
             if !self.rings.iter().all(Consumer::is_done) {
                 continue;
             }
-            if self.under_way.is_empty() && self.failed.is_empty() && self.gathered.hits == 0 {
+            if self.under_way.is_empty() && self.failed.is_empty() && self.gathered.count == 0 {
                 return;
             }
             let now = Instant::now();
@@ -246,11 +293,11 @@ impl<S: Sink> Flusher<S> {
                 Some(batch) => batch,
                 None => self.gather(),
             };
-            if batch.hits == 0 {
+            if batch.count == 0 {
                 return;
             }
             self.send(batch);
-            // Assembling took a while: others have their turn.
+            // Assembling may have taken a while: others have their turn.
             tokio::task::yield_now().await;
         }
     }
@@ -258,52 +305,89 @@ impl<S: Sink> Flusher<S> {
     /// A batch, once it is large or old enough that every shard has handed over what belongs to the
     /// same moment.
     fn gather(&mut self) -> Batch {
-        let more = self.collect();
-        let gathered = &mut self.gathered;
-        gathered.hits += more.hits;
-        gathered.bytes += more.bytes;
-        gathered.blocks.extend(more.blocks);
-        if gathered.hits == 0 {
+        self.collect();
+        if self.gathered.count == 0 {
             return Batch::default();
         }
         let now = Instant::now();
         let since = *self.gathered_since.get_or_insert(now);
-        let is_large = gathered.hits >= BATCH_HITS || gathered.bytes >= BATCH_BYTES;
-        if is_large || now >= since + GATHER || self.rings.iter().all(Consumer::is_done) {
-            self.gathered_since = None;
-            return std::mem::take(gathered);
+        let is_due = self.gathered.is_large()
+            || now >= since + GATHER
+            || self.rings.iter().all(Consumer::is_done);
+        if !is_due {
+            return Batch::default();
         }
-        Batch::default()
+        self.gathered_since = None;
+        let gathered = std::mem::take(&mut self.gathered);
+        if gathered.is_mixed() {
+            return self.in_order(gathered);
+        }
+        Batch {
+            records: Records::new(gathered.chunks, gathered.count),
+            rings: gathered.rings,
+            count: gathered.count,
+        }
     }
 
-    /// What waits in the rings, from each in turn, up to a batch.
-    fn collect(&mut self) -> Batch {
-        let mut batch = Batch::default();
-        let mut empty_count = 0;
-        while batch.hits < BATCH_HITS && batch.bytes < BATCH_BYTES && empty_count < self.rings.len()
-        {
-            let at = self.next_ring % self.rings.len();
-            self.next_ring = at + 1;
-            match self.rings.get(at).and_then(Consumer::take) {
-                Some(block) => {
-                    empty_count = 0;
-                    batch.hits += block.entry_count();
-                    batch.bytes += block.bytes().len();
-                    batch.blocks.push((at, block));
-                }
-                None => empty_count += 1,
+    /// A batch in the order of its records' times. The blocks go back at once.
+    fn in_order(&self, gathered: Gathered) -> Batch {
+        let mut all: Vec<(u64, &[u8])> = Vec::with_capacity(gathered.count as usize);
+        for (chunk, times) in gathered.chunks.iter().zip(&gathered.times) {
+            let mut times = times.iter().copied();
+            for record in chunk.records() {
+                let at_ms = times.next().unwrap_or_else(|| msgpack::time_of(record));
+                all.push((at_ms, record));
             }
         }
-        batch
+        all.sort_by_key(|(at_ms, _)| *at_ms);
+        let records = all.iter().map(|(_, record)| record).collect();
+        for (at, chunk) in gathered.rings.into_iter().zip(gathered.chunks) {
+            if let Some(ring) = self.rings.get(at) {
+                ring.give_records(chunk.into_bytes());
+            }
+        }
+        Batch {
+            records,
+            rings: Vec::new(),
+            count: gathered.count,
+        }
+    }
+
+    /// Adds what waits in the rings, from each in turn, up to a batch.
+    fn collect(&mut self) {
+        let mut empty_count = 0;
+        while !self.gathered.is_large() && empty_count < self.rings.len() {
+            let at = self.next_ring % self.rings.len();
+            self.next_ring = at + 1;
+            empty_count += 1;
+            let Some(ring) = self.rings.get(at) else {
+                continue;
+            };
+            if let Some(block) = ring.take_records() {
+                empty_count = 0;
+                let count = block.entry_count();
+                let (bytes, filled) = block.into_bytes();
+                let chunk = Chunk::new(bytes, filled);
+                self.gathered.add(at, chunk, Vec::new(), count);
+            }
+            if let Some(block) = ring.take_hits() {
+                empty_count = 0;
+                let mut chunk = Vec::new();
+                let times = self.assembler.assemble(&block, &mut chunk);
+                let count = block.entry_count();
+                self.gathered.add(at, chunk.into(), times, count);
+                ring.give_hits(block);
+            }
+        }
     }
 
     fn send(&mut self, batch: Batch) {
-        let records = self.assemble(&batch);
         let list = self.lists.name(self.batch_count);
         self.batch_count += 1;
-        self.hits_under_way += batch.hits;
+        self.count_under_way += batch.count;
         let (sink, limit) = (Arc::clone(&self.sink), self.lists.limit);
         self.under_way.spawn(async move {
+            let records = batch.records.clone();
             let push = tokio::time::timeout(PATIENCE, sink.push(list, records, limit));
             let outcome = push
                 .await
@@ -312,26 +396,31 @@ impl<S: Sink> Flusher<S> {
         });
     }
 
+    /// Whether the batch was written.
     async fn settle(
         &mut self,
         done: Result<(Batch, Result<PushOutcome, StoreError>), tokio::task::JoinError>,
-    ) {
-        match done {
-            Ok((batch, Ok(outcome))) => {
-                self.hits_under_way -= batch.hits;
+    ) -> bool {
+        let (batch, outcome) = match done {
+            Ok(done) => done,
+            Err(error) => {
+                tracing::error!(prefix = "analytics", "a batch broke off: {error}");
+                return false;
+            }
+        };
+        self.count_under_way -= batch.count;
+        match outcome {
+            Ok(outcome) => {
                 self.registry.records.capped(outcome.dropped);
                 self.taken(batch);
+                true
             }
-            Ok((batch, Err(StoreError::Closed))) if self.spill.is_some() => {
-                self.hits_under_way -= batch.hits;
-                self.spill(batch).await;
-            }
+            Err(StoreError::Closed) if self.spill.is_some() => self.spill(batch).await,
             // Whether the store had taken it before it went is not known: rather twice than never.
-            Ok((batch, Err(error))) => {
-                self.hits_under_way -= batch.hits;
+            Err(error) => {
                 self.put_off(batch, &error);
+                false
             }
-            Err(error) => tracing::error!(prefix = "analytics", "a batch broke off: {error}"),
         }
     }
 
@@ -349,18 +438,24 @@ impl<S: Sink> Flusher<S> {
         self.pause_until = Some(Instant::now() + PAUSE);
     }
 
-    /// Writes a batch to a file for the process that has the store.
-    async fn spill(&mut self, batch: Batch) {
+    /// Writes a batch to a file for the process that has the store; whether that was done.
+    async fn spill(&mut self, batch: Batch) -> bool {
         let Some(spill) = self.spill.clone() else {
-            return;
+            return false;
         };
-        let records = self.assemble(&batch);
+        let records = batch.records.clone();
         let number = self.batch_count;
         self.batch_count += 1;
         let written = tokio::task::spawn_blocking(move || spill.write(number, &records)).await;
         match written.unwrap_or_else(|error| Err(io::Error::other(error))) {
-            Ok(()) => self.taken(batch),
-            Err(error) => self.put_off(batch, &error),
+            Ok(()) => {
+                self.taken(batch);
+                true
+            }
+            Err(error) => {
+                self.put_off(batch, &error);
+                false
+            }
         }
     }
 
@@ -395,30 +490,20 @@ impl<S: Sink> Flusher<S> {
         }
     }
 
-    fn assemble(&mut self, batch: &Batch) -> Vec<Vec<u8>> {
-        let mut records = Vec::with_capacity(batch.hits as usize);
-        for (_, block) in &batch.blocks {
-            self.assembler
-                .assemble(block, |at_ms, record| records.push((at_ms, record)));
-        }
-        // Requests of all shards, as they came.
-        records.sort_by_key(|(at_ms, _)| *at_ms);
-        records.into_iter().map(|(_, record)| record).collect()
-    }
-
     /// Counts a batch as written and gives its blocks back.
     fn taken(&self, batch: Batch) {
-        self.registry.records.written(batch.hits);
-        for (at, block) in batch.blocks {
+        self.registry.records.written(batch.count);
+        let chunks = batch.records.into_chunks().unwrap_or_default();
+        for (at, chunk) in batch.rings.into_iter().zip(chunks) {
             if let Some(ring) = self.rings.get(at) {
-                ring.give(block);
+                ring.give_records(chunk.into_bytes());
             }
         }
     }
 
     fn give_up(mut self) {
-        let waiting: u64 = self.failed.drain(..).map(|batch| batch.hits).sum();
-        let lost = waiting + self.hits_under_way;
+        let waiting: u64 = self.failed.drain(..).map(|batch| batch.count).sum();
+        let lost = waiting + self.count_under_way + self.gathered.count;
         self.registry.records.lost(lost);
         tracing::error!(
             prefix = "analytics",
@@ -440,7 +525,7 @@ mod tests {
 
     use super::*;
     use crate::analytics::{
-        Normaliser, Producer, hit::tests::hit, recorder::tests::recorder, ring::ring,
+        Hit, Normaliser, Producer, hit::tests::hit, recorder::tests::recorder, ring::ring,
     };
 
     /// A store in memory that fails or hangs on command.
@@ -450,6 +535,7 @@ mod tests {
     #[derive(Default)]
     struct Inner {
         lists: Mutex<BTreeMap<String, Vec<Vec<u8>>>>,
+        answers_after: Mutex<Duration>,
         limits: Mutex<Vec<ListLimit>>,
         is_away: AtomicBool,
         is_closed: AtomicBool,
@@ -460,13 +546,15 @@ mod tests {
         fn push(
             &self,
             list: String,
-            records: Vec<Vec<u8>>,
+            records: Records,
             limit: ListLimit,
         ) -> Pin<Box<dyn Future<Output = Result<PushOutcome, StoreError>> + Send + '_>> {
             Box::pin(async move {
                 if self.0.is_hanging.load(SeqCst) {
                     std::future::pending::<()>().await;
                 }
+                let delay = *self.0.answers_after.lock().unwrap();
+                tokio::time::sleep(delay).await;
                 if self.0.is_closed.load(SeqCst) {
                     return Err(StoreError::Closed);
                 }
@@ -476,7 +564,7 @@ mod tests {
                 self.0.limits.lock().unwrap().push(limit);
                 let mut lists = self.0.lists.lock().unwrap();
                 let list = lists.entry(list).or_default();
-                list.extend(records);
+                list.extend(records.iter().map(<[u8]>::to_vec));
                 Ok(PushOutcome {
                     len: list.len() as u64,
                     dropped: 2,
@@ -519,7 +607,7 @@ mod tests {
     fn setup(shards: usize, lists: Lists) -> Setup {
         let registry = Arc::new(Registry::new(shards));
         let (producers, rings) = (0..shards)
-            .map(|at| ring(1 << 20, registry.shard(at).unwrap()))
+            .map(|at| ring(1 << 23, registry.shard(at).unwrap()))
             .unzip();
         let stub = Stub::default();
         let flusher = Flusher::new(
@@ -582,6 +670,33 @@ mod tests {
             assert_eq!(registry.records.written_count(), 5);
             assert_eq!(registry.records.capped_count(), 2);
             assert!(!task.is_finished());
+        });
+    }
+
+    #[test]
+    fn records_of_several_shards_and_ways_stand_in_the_order_of_their_times() {
+        paused(async {
+            let Setup {
+                stub,
+                producers,
+                flusher,
+                ..
+            } = setup(2, LISTS);
+            let api = recorder("one");
+            for n in 0..40_u64 {
+                let told = Hit {
+                    timestamp_ms: hit().timestamp_ms + n,
+                    is_cached: n % 3 == 0,
+                    ..hit()
+                };
+                producers[(n % 2) as usize].record(&api, &told);
+            }
+            drop(producers);
+            flusher.run().await;
+            let lists = stub.0.lists.lock().unwrap();
+            let times: Vec<_> = lists[LIST].iter().map(|r| msgpack::time_of(r)).collect();
+            let expected: Vec<_> = (0..40).map(|n| hit().timestamp_ms + n).collect();
+            assert_eq!(times, expected);
         });
     }
 
@@ -678,6 +793,42 @@ mod tests {
                 drop(producers);
                 task.await.unwrap();
                 assert_eq!(registry.records.lost_count(), 9, "{is_hanging}");
+            });
+        }
+    }
+
+    #[test]
+    fn at_the_end_a_slow_store_is_waited_for_while_it_takes_records() {
+        for (delay, is_detailed) in [(2, false), (4, false), (2, true)] {
+            paused(async {
+                let Setup {
+                    stub,
+                    registry,
+                    producers,
+                    flusher,
+                } = setup(1, LISTS);
+                *stub.0.answers_after.lock().unwrap() = Duration::from_secs(delay);
+                let task = tokio::spawn(flusher.run());
+                let api = recorder("one");
+                let raw = [b'r'; 4000];
+                for _ in 0..10_000 {
+                    // The long way as well.
+                    let raw_request = if is_detailed { &raw[..] } else { b"" };
+                    producers[0].record(
+                        &api,
+                        &Hit {
+                            raw_request,
+                            ..hit()
+                        },
+                    );
+                }
+                let shard = registry.shard(0).unwrap();
+                let recorded = shard.records.value();
+                assert_eq!(recorded + shard.records_dropped.value(), 10_000);
+                drop(producers);
+                task.await.unwrap();
+                assert_eq!(registry.records.lost_count(), 0, "{delay} s");
+                assert_eq!(stub.count() as u64, recorded, "{delay} s");
             });
         }
     }

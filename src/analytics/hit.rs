@@ -4,9 +4,15 @@
 //! texts one behind the other. What every record of a key carries is an [`Identity`], put into
 //! bytes when its session is loaded and copied as one run.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::{
+    cell::RefCell,
+    net::{IpAddr, Ipv6Addr},
+};
 
-use crate::analytics::record::Latency;
+use crate::analytics::{
+    prepared::{KeyRuns, Tail},
+    record::Latency,
+};
 
 /// One request as it ends.
 #[derive(Clone, Copy)]
@@ -32,6 +38,10 @@ pub struct Hit<'a> {
     pub version: &'a [u8],
     /// Whose request it was; `None` for keyless ones and those that showed no good key.
     pub identity: Option<&'a Identity>,
+    /// The identity at this API, put into bytes; without them the record goes the long way.
+    pub key: Option<&'a KeyRuns>,
+    /// What the connection's last record ended in.
+    pub tail: Option<&'a RefCell<Tail>>,
     /// The request's fields, for the API's `tag_headers`.
     pub fields: &'a dyn FieldValues,
     /// The answer came from the cache.
@@ -350,6 +360,8 @@ pub(super) mod tests {
             ip: IpAddr::from([127, 0, 0, 1]),
             version: b"",
             identity: None,
+            key: None,
+            tail: None,
             fields: &NoFields,
             is_cached: false,
             expire_after_s: None,

@@ -1,17 +1,19 @@
 //! Records of requests, in the form that tyk-pump reads.
 //!
 //! ```text
-//!   shard thread                                              tokio thread
-//!   Hit ── Producer::record ──> Block (bytes) ══ queue ══> Consumer ─> Assembler ─> encoders
-//!                │ full: counted, dropped                                              │
-//!                └ nothing waits                       Store::push <── Flusher <───────┘
+//!   shard thread                                                 store's thread
+//!        ┌─ Writer ──> Block of records ══ queue ════════════════════════════════════╗
+//!   Hit ─┤  Producer::record                                         Flusher ──> Store::push
+//!        └─ Hit::write ──> Block of hits ══ queue ══> Assembler ─> encoders ─────────╝
+//!                │ full: counted, dropped
+//!                └ nothing waits
 //! ```
 //!
-//! A shard writes what it knows of a request into a block of bytes: numbers, and the texts that
-//! differ from request to request. What is the same for every request of an API or of a key was put
-//! into bytes when the API or the session was loaded. Addresses as text, calendar, tags, normalised
-//! paths, GeoIP and the final encoding are left to the tokio thread: on the shard they would cost
-//! several times as much as the copy, and GeoIP and patterns have no fixed cost at all.
+//! Most records take the short way: the shard writes their final bytes between runs that were
+//! prepared when the API or the session was loaded (`prepared`), and nobody touches them again before
+//! the store has them. What needs GeoIP, patterns, tags of fields, detail or Protocol Buffers takes
+//! the long one: the shard writes what it knows, and the rest is left to the store's thread, because
+//! GeoIP and patterns have no fixed cost at all.
 //!
 //! Tyk: `gateway/analytics.go`, `gateway/handler_success.go`, `gateway/handler_error.go`.
 
@@ -23,6 +25,7 @@ mod geo;
 mod hit;
 mod msgpack;
 mod normalise;
+mod prepared;
 mod protobuf;
 mod record;
 mod recorder;
@@ -36,6 +39,7 @@ pub(crate) use hit::Identified;
 pub use hit::{FieldValues, Hit, Identity, NoFields};
 pub use msgpack::encode;
 pub use normalise::Normaliser;
+pub use prepared::{KeyRuns, Tail};
 pub use record::{Geo, Latency, Network, Record};
 pub use recorder::{ApiRecorder, DETAIL_BYTES_MAX, Recording};
 pub use ring::{Consumer, HitBlock, Producer, ring};

@@ -47,9 +47,7 @@ impl Encoder {
     pub(super) fn encode(&mut self, record: &Record<'_>, api: &[u8], out: &mut Vec<u8>) {
         out.extend_from_slice(b"\xde\x00\x20\xa6Method");
         text(out, record.method);
-        out.extend_from_slice(b"\xa4Host");
-        text(out, record.host);
-        out.extend_from_slice(b"\xa4Path");
+        host(out, record.host);
         text(out, record.path);
         out.extend_from_slice(b"\xa7RawPath");
         text(out, record.raw_path);
@@ -59,44 +57,118 @@ impl Encoder {
         text(out, record.user_agent);
         out.extend_from_slice(self.hour.of(record.timestamp_ms));
         int(out, record.response_code.into());
-        out.extend_from_slice(b"\xa6APIKey");
-        text(out, record.api_key);
-        out.extend_from_slice(b"\xa9TimeStamp");
-        time(out, i64::try_from(record.timestamp_ms).unwrap_or(i64::MAX));
+        key(out, record.api_key);
+        moment(out, i64::try_from(record.timestamp_ms).unwrap_or(i64::MAX));
         out.extend_from_slice(api);
-        out.extend_from_slice(b"\xa7OauthID");
-        text(out, record.oauth_id);
-        out.extend_from_slice(b"\xabRequestTime");
+        oauth(out, record.oauth_id);
         int(out, record.request_time);
-        out.extend_from_slice(b"\xaaRawRequest");
-        text(out, record.raw_request);
-        out.extend_from_slice(b"\xabRawResponse");
-        text(out, record.raw_response);
-        out.extend_from_slice(b"\xa9IPAddress");
-        text(out, record.ip_address);
-        out.extend_from_slice(b"\xa3Geo");
-        geo(out, &record.geo);
-        out.extend_from_slice(b"\xa7Network");
-        network(out, record.network);
-        out.extend_from_slice(b"\xa7Latency\x82\xa5Total");
+        raw(out, record.raw_request, record.raw_response);
+        address(out, record.ip_address);
+        place(out, &record.geo, record.network);
         int(out, record.latency.total.into());
         out.extend_from_slice(b"\xa8Upstream");
         int(out, record.latency.upstream.into());
-        out.extend_from_slice(b"\xa4Tags");
-        tags(out, record.tags);
-        out.extend_from_slice(b"\xa5Alias");
-        text(out, record.alias);
-        out.extend_from_slice(b"\xa9TrackPath");
-        out.push(if record.track_path { 0xc3 } else { 0xc2 });
-        out.extend_from_slice(b"\xa8ExpireAt");
-        time(out, record.expire_at_ms);
-        out.extend_from_slice(b"\xa9ApiSchema");
-        text(out, record.api_schema);
-        out.extend_from_slice(
-            b"\xacGraphQLStats\x87\xa9Variables\xa0\xaaRootFields\xc0\xa5Types\xc0\xa6Errors\xc0\
-            \xadOperationType\x00\xa9HasErrors\xc2\xa9IsGraphQL\xc2\xaeCollectionName\xa0",
-        );
+        tagged(out, record.tags, record.alias, record.track_path);
+        moment(out, record.expire_at_ms);
+        end(out, record.api_schema);
     }
+}
+
+/// The time of a record that was written here; 0 for one of another form.
+pub(super) fn time_of(record: &[u8]) -> u64 {
+    let find = || {
+        let name = b"\xa9TimeStamp\x92\xce";
+        let at = memchr::memmem::find(record, name)? + name.len();
+        let (seconds, rest) = record.get(at..)?.split_first_chunk()?;
+        let nanoseconds = match rest {
+            [0xce, a, b, c, d, ..] => u32::from_be_bytes([*a, *b, *c, *d]),
+            _ => 0,
+        };
+        let ms = u64::from(nanoseconds / 1_000_000);
+        Some(u64::from(u32::from_be_bytes(*seconds)) * 1000 + ms)
+    };
+    find().unwrap_or(0)
+}
+
+// The parts of a record that `prepared` puts into bytes beforehand, in their order.
+
+/// `Host`, and the name of `Path`.
+pub(super) fn host(out: &mut Vec<u8>, host: &[u8]) {
+    out.extend_from_slice(b"\xa4Host");
+    text(out, host);
+    out.extend_from_slice(b"\xa4Path");
+}
+
+/// `Day`, `Month`, `Year` and `Hour` of an hour since 1970, and the name of `ResponseCode`.
+pub(super) fn hour(out: &mut Vec<u8>, hours: u64) {
+    let (year, month, day) = civil(hours / 24);
+    out.extend_from_slice(b"\xa3Day");
+    uint(out, day);
+    out.extend_from_slice(b"\xa5Month");
+    uint(out, month);
+    out.extend_from_slice(b"\xa4Year");
+    uint(out, year);
+    out.extend_from_slice(b"\xa4Hour");
+    uint(out, hours % 24);
+    out.extend_from_slice(b"\xacResponseCode");
+}
+
+/// `APIKey`, and the begin of `TimeStamp`.
+pub(super) fn key(out: &mut Vec<u8>, key: &[u8]) {
+    out.extend_from_slice(b"\xa6APIKey");
+    text(out, key);
+    out.extend_from_slice(b"\xa9TimeStamp\x92");
+}
+
+/// `OauthID`, and the name of `RequestTime`.
+pub(super) fn oauth(out: &mut Vec<u8>, id: &[u8]) {
+    out.extend_from_slice(b"\xa7OauthID");
+    text(out, id);
+    out.extend_from_slice(b"\xabRequestTime");
+}
+
+/// `RawRequest` and `RawResponse`.
+pub(super) fn raw(out: &mut Vec<u8>, request: &[u8], response: &[u8]) {
+    out.extend_from_slice(b"\xaaRawRequest");
+    text(out, request);
+    out.extend_from_slice(b"\xabRawResponse");
+    text(out, response);
+}
+
+/// `IPAddress`.
+pub(super) fn address(out: &mut Vec<u8>, address: &[u8]) {
+    out.extend_from_slice(b"\xa9IPAddress");
+    text(out, address);
+}
+
+/// `Geo` and `Network`, and the name of `Latency.Total`.
+pub(super) fn place(out: &mut Vec<u8>, at: &Geo<'_>, traffic: Network) {
+    out.extend_from_slice(b"\xa3Geo");
+    geo(out, at);
+    out.extend_from_slice(b"\xa7Network");
+    network(out, traffic);
+    out.extend_from_slice(b"\xa7Latency\x82\xa5Total");
+}
+
+/// `Tags`, `Alias` and `TrackPath`, and the begin of `ExpireAt`.
+pub(super) fn tagged(out: &mut Vec<u8>, all: &[&[u8]], alias: &[u8], track_path: bool) {
+    out.extend_from_slice(b"\xa4Tags");
+    tags(out, all);
+    out.extend_from_slice(b"\xa5Alias");
+    text(out, alias);
+    out.extend_from_slice(b"\xa9TrackPath");
+    out.push(if track_path { 0xc3 } else { 0xc2 });
+    out.extend_from_slice(b"\xa8ExpireAt\x92");
+}
+
+/// `ApiSchema` and `GraphQLStats`.
+pub(super) fn end(out: &mut Vec<u8>, schema: &[u8]) {
+    out.extend_from_slice(b"\xa9ApiSchema");
+    text(out, schema);
+    out.extend_from_slice(
+        b"\xacGraphQLStats\x87\xa9Variables\xa0\xaaRootFields\xc0\xa5Types\xc0\xa6Errors\xc0\
+        \xadOperationType\x00\xa9HasErrors\xc2\xa9IsGraphQL\xc2\xaeCollectionName\xa0",
+    );
 }
 
 impl Hour {
@@ -105,18 +177,8 @@ impl Hour {
         let hours = timestamp_ms / 3_600_000;
         if self.key != hours + 1 {
             self.key = hours + 1;
-            let (year, month, day) = civil(hours / 24);
-            let out = &mut self.encoded;
-            out.clear();
-            out.extend_from_slice(b"\xa3Day");
-            uint(out, day);
-            out.extend_from_slice(b"\xa5Month");
-            uint(out, month);
-            out.extend_from_slice(b"\xa4Year");
-            uint(out, year);
-            out.extend_from_slice(b"\xa4Hour");
-            uint(out, hours % 24);
-            out.extend_from_slice(b"\xacResponseCode");
+            self.encoded.clear();
+            hour(&mut self.encoded, hours);
         }
         &self.encoded
     }
@@ -231,10 +293,9 @@ fn uint(out: &mut Vec<u8>, value: u64) {
     }
 }
 
-/// Seconds and nanoseconds of a moment in milliseconds since 1970.
+/// Seconds and nanoseconds of a moment in milliseconds since 1970, behind the head of their list.
 #[inline]
-fn time(out: &mut Vec<u8>, ms: i64) {
-    out.push(0x92);
+fn moment(out: &mut Vec<u8>, ms: i64) {
     int(out, ms.div_euclid(1000));
     uint(out, ms.rem_euclid(1000) as u64 * 1_000_000);
 }

@@ -14,8 +14,10 @@ use std::{
 
 use crate::{
     analytics::{
+        assemble::{CACHED, Serializer},
         hit::{Identified, Identity},
         msgpack::encode_api,
+        prepared::ApiRuns,
         record::Record,
     },
     apidef::ApiDefinition,
@@ -39,6 +41,8 @@ pub struct Recording {
     /// The organisation's flag counts instead of `is_detailed`.
     asks_organisation: bool,
     nobody: Identity,
+    /// Shards write records themselves: nothing has to be looked up or searched for.
+    is_short: bool,
 }
 
 impl Recording {
@@ -66,6 +70,10 @@ impl Recording {
             is_detailed: analytics.enable_detailed_recording,
             asks_organisation: config.enforce_org_data_detail_logging,
             nobody: Identity::new(keyless_key, "", "", [""; 0]),
+            is_short: Serializer::from_config(&analytics.serializer_type)
+                == Serializer::MessagePack
+                && !analytics.enable_geo_ip
+                && !analytics.normalise_urls.enabled,
         })
     }
 }
@@ -90,7 +98,12 @@ pub struct ApiRecorder {
     tag_headers: Box<[Box<str>]>,
     expire_after_s: i64,
     is_detailed: bool,
+    /// `None`: its records go the long way.
+    runs: Option<ApiRuns>,
 }
+
+/// 36,500 days: what `expire_analytics_after: 0` means.
+pub(super) const HUNDRED_YEARS_S: i64 = 100 * 365 * 24 * 3600;
 
 impl ApiRecorder {
     /// `None` for an API with `do_not_track`. `target_host` is the authority of `target_url`.
@@ -120,7 +133,7 @@ impl ApiRecorder {
             },
             &mut unversioned,
         );
-        Some(Self {
+        let mut recorder = Self {
             unversioned: unversioned.into(),
             recording: Arc::clone(recording),
             number: NUMBERS.fetch_add(1, Ordering::Relaxed),
@@ -135,9 +148,17 @@ impl ApiRecorder {
                 .iter()
                 .map(|name| name.to_ascii_lowercase().into())
                 .collect(),
-            expire_after_s: api.expire_analytics_after,
+            expire_after_s: match api.expire_analytics_after {
+                0 => HUNDRED_YEARS_S,
+                seconds => seconds,
+            },
             is_detailed: api.enable_detailed_recording,
-        })
+            runs: None,
+        };
+        if recording.is_short && recorder.tag_headers.is_empty() {
+            recorder.runs = ApiRuns::new(&recorder);
+        }
+        Some(recorder)
     }
 
     /// No record is written for this address.
@@ -174,8 +195,14 @@ impl ApiRecorder {
         &self.api_id
     }
 
+    #[inline]
     pub(super) fn number(&self) -> u64 {
         self.number
+    }
+
+    #[inline]
+    pub(super) fn runs(&self) -> Option<&ApiRuns> {
+        self.runs.as_ref()
     }
 
     pub(super) fn unversioned(&self) -> &[u8] {
@@ -203,17 +230,26 @@ impl ApiRecorder {
         Identified::read(self.recording.nobody.bytes())
     }
 
-    pub(super) fn tags(&self) -> impl Iterator<Item = &[u8]> {
-        self.tags.iter().map(AsRef::as_ref)
-    }
-
-    /// Tags that the node adds: its segments, before the key's.
-    pub(super) fn node_tags(&self) -> impl Iterator<Item = &[u8]> {
-        self.recording.node_tags.iter().map(AsRef::as_ref)
-    }
-
-    pub(super) fn closing_tags(&self) -> impl Iterator<Item = &[u8]> {
-        self.closing_tags.iter().map(AsRef::as_ref)
+    /// Tags in Tyk's order. `of_fields` are those that the request's fields add.
+    pub(super) fn add_tags<'a>(
+        &'a self,
+        who: &Identified<'a>,
+        of_fields: impl IntoIterator<Item = &'a [u8]>,
+        is_cached: bool,
+        tags: &mut Vec<&'a [u8]>,
+    ) {
+        tags.extend(who.tags.clone());
+        tags.extend(of_fields);
+        tags.extend(self.tags.iter().map(|tag| &**tag));
+        if is_cached {
+            tags.push(CACHED);
+        }
+        // Segments of the node, before the key's.
+        tags.extend(self.recording.node_tags.iter().map(|tag| &**tag));
+        if !who.key_tag.is_empty() {
+            tags.push(who.key_tag);
+        }
+        tags.extend(self.closing_tags.iter().map(|tag| &**tag));
     }
 }
 
@@ -224,6 +260,20 @@ pub(super) mod tests {
     fn config(conf: &str) -> Config {
         let file = std::path::Path::new("tyk.conf");
         Config::from_json_str(file, conf).unwrap().0
+    }
+
+    impl Recording {
+        /// The same, without the short way.
+        pub(crate) fn on_the_long_way(&self) -> Self {
+            Self {
+                ignored_ips: self.ignored_ips.clone(),
+                node_tags: self.node_tags.clone(),
+                is_detailed: self.is_detailed,
+                asks_organisation: self.asks_organisation,
+                nobody: self.nobody.clone(),
+                is_short: false,
+            }
+        }
     }
 
     pub(crate) fn recording(conf: &str, keyless_key: &str) -> Arc<Recording> {

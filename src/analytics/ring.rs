@@ -5,28 +5,80 @@ use std::{cell::RefCell, sync::Arc};
 use crate::{
     analytics::{
         hit::{Hit, put_short},
+        prepared::Writer,
         recorder::ApiRecorder,
     },
-    mailbox::{Block, Filler, Party, Taker, blocks},
+    mailbox::{Block, Filler, Party, Taker, blocks_sharing},
     metrics::Shard,
 };
 
-/// Blocks of hits, as they come to the tokio thread.
+/// Blocks of hits, as they come to the store's thread.
 pub type HitBlock = Block<ApiRecorder>;
 
-/// The tokio thread's end.
-pub type Consumer = Taker<ApiRecorder>;
+/// What records refer to: nothing.
+pub struct Nothing;
 
-/// A way for up to `bytes_max` bytes of hits; see [`blocks`]. Counts on the shard's own counters.
+impl Party for Nothing {
+    fn number(&self) -> u64 {
+        0
+    }
+}
+
+/// The other thread's end.
+pub struct Consumer {
+    pub(super) records: Taker<Nothing>,
+    pub(super) hits: Taker<ApiRecorder>,
+}
+
+impl Consumer {
+    /// The oldest block of records that was handed over.
+    #[must_use]
+    pub fn take_records(&self) -> Option<Block<Nothing>> {
+        self.records.take()
+    }
+
+    /// Gives the bytes of such a block back to be filled again.
+    pub fn give_records(&self, bytes: Vec<u8>) {
+        self.records.give_bytes(bytes);
+    }
+
+    /// The oldest block of hits that was handed over.
+    #[must_use]
+    pub fn take_hits(&self) -> Option<HitBlock> {
+        self.hits.take()
+    }
+
+    /// Gives a block back to be filled again.
+    pub fn give_hits(&self, block: HitBlock) {
+        self.hits.give(block);
+    }
+
+    /// Nothing more will come: the shard has ended and its blocks have been taken.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.records.is_done() && self.hits.is_done()
+    }
+}
+
+/// A way for up to `bytes_max` bytes of records and hits; see [`blocks_sharing`]. Counts on the
+/// shard's own counters.
 #[must_use]
 pub fn ring(bytes_max: usize, metrics: Arc<Shard>) -> (Producer, Consumer) {
-    let (filler, consumer) = blocks(bytes_max);
+    let waiting_bytes = Arc::default();
+    let (records, taken_records) = blocks_sharing(bytes_max, &waiting_bytes);
+    let (hits, taken_hits) = blocks_sharing(bytes_max, &waiting_bytes);
     let producer = Producer {
         open: RefCell::new(Open {
-            filler,
+            records,
+            writer: Writer::default(),
+            hits,
             header_tags: Vec::new(),
         }),
         metrics,
+    };
+    let consumer = Consumer {
+        records: taken_records,
+        hits: taken_hits,
     };
     (producer, consumer)
 }
@@ -44,7 +96,11 @@ pub struct Producer {
 }
 
 struct Open {
-    filler: Filler<ApiRecorder>,
+    /// The short way.
+    records: Filler<Nothing>,
+    writer: Writer,
+    /// The long one.
+    hits: Filler<ApiRecorder>,
     /// Room for the tags of one hit.
     header_tags: Vec<u8>,
 }
@@ -54,18 +110,20 @@ impl Producer {
     #[inline]
     pub fn record(&self, api: &Arc<ApiRecorder>, hit: &Hit<'_>) {
         let mut open = self.open.borrow_mut();
-        let open = &mut *open;
-        if !api.tag_headers().is_empty() {
-            open.header_tags.clear();
-            add_header_tags(api, hit, &mut open.header_tags);
-        } else if !open.header_tags.is_empty() {
-            open.header_tags.clear();
+        let Open {
+            records, writer, ..
+        } = &mut *open;
+        if let Some(runs) = api.runs()
+            && let Some(key) = runs.who(api, hit)
+        {
+            let bytes_max = runs.bytes_max(key, hit);
+            let write = |place: &mut [u8]| writer.write(runs, key, hit, place);
+            if records.put_within(bytes_max, write).is_some() {
+                self.metrics.records.count();
+                return;
+            }
         }
-        let tags = open.header_tags.as_slice();
-        let is_kept = open.filler.put(api, hit.encoded_bytes(tags), |place, out| {
-            hit.write(place, tags, out);
-        });
-        match is_kept {
+        match open.put_hit(api, hit) {
             true => self.metrics.records.count(),
             false => self.metrics.records_dropped.count(),
         }
@@ -73,7 +131,23 @@ impl Producer {
 
     /// To be called once per tick of the shard's clock; see [`Filler::tick`].
     pub fn tick(&self) {
-        self.open.borrow_mut().filler.tick();
+        let mut open = self.open.borrow_mut();
+        open.records.tick();
+        open.hits.tick();
+    }
+}
+
+impl Open {
+    /// False when there is no room.
+    fn put_hit(&mut self, api: &Arc<ApiRecorder>, hit: &Hit<'_>) -> bool {
+        self.header_tags.clear();
+        if !api.tag_headers().is_empty() {
+            add_header_tags(api, hit, &mut self.header_tags);
+        }
+        let tags = self.header_tags.as_slice();
+        let bytes = hit.encoded_bytes(tags);
+        self.hits
+            .put(api, bytes, |place, out| hit.write(place, tags, out))
     }
 }
 
@@ -117,16 +191,42 @@ mod tests {
         let (producer, consumer) = ring(0, Arc::default());
         let (one, two) = (recorder("one"), recorder("two"));
         for (api, path) in [(&one, "/1"), (&one, "/2"), (&two, "/3"), (&one, "/4")] {
-            let path = path.as_bytes();
-            producer.record(api, &Hit { path, ..hit() });
+            let told = Hit {
+                path: path.as_bytes(),
+                is_cached: true,
+                ..hit()
+            };
+            producer.record(api, &told);
         }
         drop(producer);
-        let block = consumer.take().unwrap();
+        let block = consumer.take_hits().unwrap();
         let expected = [("one", "/1"), ("one", "/2"), ("two", "/3"), ("one", "/4")];
         assert_eq!(
             told(&block),
             expected.map(|(a, p)| (a.as_bytes(), p.as_bytes()))
         );
+    }
+
+    #[test]
+    fn what_is_left_is_handed_over_by_both_ways() {
+        let metrics = Arc::new(Shard::default());
+        let (producer, consumer) = ring(0, Arc::clone(&metrics));
+        let api = recorder("one");
+        for is_cached in [false, true, false] {
+            let told = Hit { is_cached, ..hit() };
+            producer.record(&api, &told);
+        }
+        assert!(consumer.take_records().is_none() && !consumer.is_done());
+        (0..2).for_each(|_| producer.tick());
+        assert_eq!(consumer.take_records().unwrap().entry_count(), 2);
+        producer.record(&api, &hit());
+        drop(producer);
+        assert!(!consumer.is_done());
+        assert_eq!(consumer.take_hits().unwrap().entry_count(), 1);
+        let block = consumer.take_records().unwrap();
+        consumer.give_records(block.into_bytes().0);
+        assert!(consumer.is_done());
+        assert_eq!(metrics.records.value(), 4);
     }
 
     #[test]
@@ -147,7 +247,8 @@ mod tests {
         let counts = (metrics.records.value(), metrics.records_dropped.value());
         assert_eq!(counts, (1, 1));
         (0..2).for_each(|_| producer.tick());
-        assert_eq!(told(&consumer.take().unwrap()).len(), 1);
+        assert_eq!(consumer.take_records().unwrap().entry_count(), 1);
+        assert!(consumer.take_hits().is_none());
     }
 
     #[test]
@@ -167,9 +268,13 @@ mod tests {
             ..hit()
         };
         producer.record(&recorder("tagged"), &fields);
-        producer.record(&recorder("one"), &fields);
+        let long = Hit {
+            is_cached: true,
+            ..fields
+        };
+        producer.record(&recorder("one"), &long);
         drop(producer);
-        let block = consumer.take().unwrap();
+        let block = consumer.take_hits().unwrap();
         let mut rest = block.bytes();
         let tags: Vec<_> = Told::read(&mut rest).unwrap().header_tags.collect();
         assert_eq!(tags, [&b"x-tag-tv"[..], b"x-tag-\xff"]);

@@ -10,6 +10,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::storage::Records;
+
 /// Files that may wait. One holds about a megabyte.
 const FILES_MAX: usize = 64;
 
@@ -34,7 +36,7 @@ impl Spill {
     ///
     /// # Errors
     /// The folder cannot be written, or enough files wait already.
-    pub(super) fn write(&self, number: u64, records: &[Vec<u8>]) -> io::Result<()> {
+    pub(super) fn write(&self, number: u64, records: &Records) -> io::Result<()> {
         if self.files()?.len() >= FILES_MAX {
             return Err(io::Error::other("enough records wait already"));
         }
@@ -42,7 +44,7 @@ impl Spill {
         let path = self.dir.join(name);
         let unfinished = path.with_extension("part");
         let mut file = io::BufWriter::new(fs::File::create(&unfinished)?);
-        for record in records {
+        for record in records.iter() {
             file.write_all(&(record.len() as u32).to_le_bytes())?;
             file.write_all(record)?;
         }
@@ -56,7 +58,7 @@ impl Spill {
     /// # Errors
     /// The folder or the file cannot be read, or the file is broken; then it is renamed, so that it
     /// stands in nobody's way.
-    pub(super) fn read(&self) -> io::Result<Option<(PathBuf, Vec<Vec<u8>>)>> {
+    pub(super) fn read(&self) -> io::Result<Option<(PathBuf, Records)>> {
         let Some(path) = self.files()?.into_iter().min() else {
             return Ok(None);
         };
@@ -64,7 +66,7 @@ impl Spill {
         let file = fs::File::open(&path)?;
         file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
         if let Some(records) = split(&bytes) {
-            return Ok(Some((path, records)));
+            return Ok(Some((path, records.into_iter().collect())));
         }
         fs::rename(&path, path.with_extension("broken"))?;
         Err(io::Error::other(format!("{}: broken", path.display())))
@@ -85,12 +87,12 @@ impl Spill {
     }
 }
 
-fn split(mut bytes: &[u8]) -> Option<Vec<Vec<u8>>> {
+fn split(mut bytes: &[u8]) -> Option<Vec<&[u8]>> {
     let mut records = Vec::new();
     while !bytes.is_empty() {
         let (length, rest) = bytes.split_first_chunk()?;
         let (record, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
-        records.push(record.to_vec());
+        records.push(record);
         bytes = rest;
     }
     Some(records)
@@ -115,12 +117,13 @@ pub(super) mod tests {
         assert!(spill.read().unwrap().is_none());
         let batches = [vec![b"one".to_vec(), Vec::new()], vec![vec![7; 70_000]]];
         for (number, records) in batches.iter().enumerate() {
-            spill.write(number as u64, records).unwrap();
+            let records = records.iter().collect();
+            spill.write(number as u64, &records).unwrap();
         }
         fs::write(dir.join("other.records"), b"x").unwrap();
         let mut found = Vec::new();
         while let Some((path, records)) = spill.read().unwrap() {
-            found.push(records);
+            found.push(records.iter().map(<[u8]>::to_vec).collect::<Vec<_>>());
             fs::remove_file(path).unwrap();
         }
         assert_eq!(found, batches);
@@ -143,9 +146,9 @@ pub(super) mod tests {
         let dir = folder("spill-many");
         let spill = Spill::new(&dir);
         for number in 0..FILES_MAX as u64 {
-            spill.write(number, &[]).unwrap();
+            spill.write(number, &Records::default()).unwrap();
         }
-        assert!(spill.write(99, &[]).is_err());
+        assert!(spill.write(99, &Records::default()).is_err());
         fs::remove_dir_all(dir).unwrap();
     }
 }

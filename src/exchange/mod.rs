@@ -13,7 +13,7 @@ use std::{
 };
 
 use crate::{
-    analytics::Producer,
+    analytics::{Producer, Tail},
     error::Reject,
     http::h1::{self, RequestHead, ResponseHead, Span},
     metrics,
@@ -168,6 +168,8 @@ pub struct Ctx {
     pub store_asked_us: Option<u64>,
     /// How far it came, for counters and records.
     pub course: Course,
+    /// What the connection's last record ended in.
+    pub record_tail: RefCell<Tail>,
     /// What goes upstream otherwise than it came.
     pub edits: Option<Box<Edits>>,
     /// Its place in its trace, where the API has a tracer.
@@ -190,11 +192,15 @@ pub struct Course {
     pub reject: Option<Reject>,
     /// What a step said that turned a traced request away in words of its own.
     pub message: Option<Box<str>>,
+    /// Its content was there with its head: the exchange ends as soon as that is passed on.
+    pub is_answered_whole: Cell<bool>,
     /// A record or spans of it are wanted, so what they need is kept.
     pub is_recorded: bool,
     /// Bytes of the answer's content that have gone to the client.
     pub content_bytes: Cell<u64>,
-    /// The path as the upstream got it, where a record or spans are wanted.
+    /// The path as the upstream got it, where a record or spans are wanted: a part of the request's,
+    /// or else `upstream_path`.
+    pub upstream_path_span: Option<Span>,
     pub upstream_path: Vec<u8>,
     /// The authority of the target, where that is not the first and a record or spans are wanted.
     pub target: Option<Vec<u8>>,
@@ -245,6 +251,15 @@ impl Edits {
 }
 
 impl Ctx {
+    /// The path as the upstream got it, where a record or spans are wanted; else empty.
+    #[must_use]
+    pub fn upstream_path(&self) -> &[u8] {
+        match self.course.upstream_path_span {
+            Some(span) => self.part(span),
+            None => &self.course.upstream_path,
+        }
+    }
+
     /// The bytes of a part of the head.
     #[must_use]
     pub fn part(&self, span: Span) -> &[u8] {
@@ -322,7 +337,12 @@ impl Ctx {
         self.is_let_in = false;
         self.store_asked_us = None;
         self.edits = None;
-        self.course = Course::default();
+        let mut upstream_path = std::mem::take(&mut self.course.upstream_path);
+        upstream_path.clear();
+        self.course = Course {
+            upstream_path,
+            ..Course::default()
+        };
         self.trace = None;
         self.steps.clear();
     }

@@ -4,7 +4,7 @@
 //! asked, locked or copied. Everything else is a question to `auth::directory`.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     collections::HashMap,
     hash::{BuildHasher, Hash, Hasher},
     rc::Rc,
@@ -14,6 +14,7 @@ use std::{
 use ahash::RandomState;
 
 use crate::{
+    analytics::{ApiRecorder, KeyRuns},
     auth::{
         access::{Access, Kind, Pass, Scope, marks},
         directory::{Ask, Found},
@@ -40,6 +41,8 @@ pub struct Held {
     pub pass: Pass,
     access: Arc<Access>,
     scope: Arc<Scope>,
+    /// Its part of records, put into bytes for the first of them.
+    key_runs: OnceCell<Option<Box<KeyRuns>>>,
     token: Token,
 }
 
@@ -59,7 +62,7 @@ enum Token {
 }
 
 /// Tyk's tokens have 56 bytes and custom ones fewer; with so many an entry ends with a cache line.
-const TOKEN_SHORT_MAX: usize = 78;
+const TOKEN_SHORT_MAX: usize = 62;
 
 impl Token {
     fn new(token: &[u8]) -> Self {
@@ -90,8 +93,18 @@ impl Held {
             pass: access.pass.clone(),
             access,
             scope: Arc::clone(scope),
+            key_runs: OnceCell::new(),
             token: Token::new(token),
         }
+    }
+
+    /// What the records of this key at that API have in common; `None` where they must be put
+    /// together one by one.
+    #[inline]
+    #[must_use]
+    pub fn key_runs(&self, api: &ApiRecorder) -> Option<&KeyRuns> {
+        let make = || KeyRuns::new(api, &self.access.identity).map(Box::new);
+        self.key_runs.get_or_init(make).as_deref()
     }
 
     /// Reads what the request will need next, so that it comes while the token is compared.

@@ -12,7 +12,7 @@ use crate::{
     gateway::{detail, serve::Served, snapshot::Mount, trace},
     http::h1::{FieldName, Framing},
     metrics::Refusal,
-    net::watch::{process_us, unix_ms},
+    net::watch::process_us,
 };
 
 /// Counts a request of an API, and records it where that is wanted.
@@ -22,6 +22,8 @@ pub fn note(local: &Local, client: &Client, mount: &Mount, cx: &Ctx, served: Ser
     let upstream_us = (answered_us > 0).then(|| answered_us.saturating_sub(course.proxied_us));
     let now_us = match (course.is_recorded, course.proxied_us) {
         (false, proxied_us) if proxied_us > 0 => proxied_us,
+        // The clock was read a moment ago, and records go by milliseconds.
+        (true, _) if course.is_answered_whole.get() => answered_us,
         _ => process_us(),
     };
     let until_us = match course.proxied_us {
@@ -67,7 +69,7 @@ pub fn note(local: &Local, client: &Client, mount: &Mount, cx: &Ctx, served: Ser
         let (raw_request, raw_response) = texts.unwrap_or_default();
         let is_proxied = answered_us > 0;
         let path = if is_proxied {
-            Cow::Borrowed(course.upstream_path.as_slice())
+            Cow::Borrowed(cx.upstream_path())
         } else if mount.api.strip {
             mount.listen_path.strip(cx.path())
         } else {
@@ -95,11 +97,16 @@ pub fn note(local: &Local, client: &Client, mount: &Mount, cx: &Ctx, served: Ser
             },
             user_agent: cx.field(FieldName::UserAgent).unwrap_or_default(),
             status: served.status,
-            timestamp_ms: unix_ms(),
+            timestamp_ms: local.watch.clock().unix_ms_at(now_us),
             latency,
             ip,
             version: b"",
             identity: cx.access.as_ref().map(|access| &access.identity),
+            key: cx
+                .access
+                .as_ref()
+                .and_then(|access| access.key_runs(recorder)),
+            tail: Some(&cx.record_tail),
             fields: &Fields(cx),
             is_cached: false,
             expire_after_s: course.organisation.expire_after_s,

@@ -459,6 +459,7 @@ async fn proxy(
     };
     cx.header_timeout_ms = upstream.header_timeout_ms;
     // The path moves out of the request's buffer only where it is changed.
+    let mut span = None;
     let mut path = {
         let raw = cx.head.path_bytes(&cx.inb);
         // A request under `/<api_id>/` keeps its path: the listen path is no prefix of it.
@@ -472,6 +473,9 @@ async fn proxy(
         } else {
             Cow::Borrowed(raw)
         };
+        if let (None, Cow::Borrowed(stripped)) = (&cx.decoded_path, &stripped) {
+            span = cx.head.path.last(stripped.len());
+        }
         let mut path = local.buffers.small();
         if cx.decoded_path.is_some() {
             path.extend_from_slice(&encoded_path(&stripped, local.settings.escape_target_path));
@@ -491,9 +495,14 @@ async fn proxy(
     if cx.course.is_recorded
         && let Some(target) = upstream.targets().first()
     {
-        let mut sent = std::mem::take(&mut cx.course.upstream_path);
-        target.write_path(&mut sent, &path, None);
-        cx.course.upstream_path = sent;
+        if target.keeps_path(&path) {
+            cx.course.upstream_path_span = span;
+        }
+        if cx.course.upstream_path_span.is_none() {
+            let mut sent = std::mem::take(&mut cx.course.upstream_path);
+            target.write_path(&mut sent, &path, None);
+            cx.course.upstream_path = sent;
+        }
     }
     let result = serve::proxy(local, &worker.pools, upstream, client, cx, &path).await;
     path.clear();

@@ -134,7 +134,7 @@ fn upstream_call<'a>(api: &'a Api, cx: &'a Ctx, status: u16, now_us: u64) -> Ups
         took_us: u32::try_from(now_us.saturating_sub(course.proxied_us)).unwrap_or(u32::MAX),
         status,
         authority: course.target.as_deref().unwrap_or(first_authority),
-        path: &course.upstream_path,
+        path: cx.upstream_path(),
         is_tls: first.is_some_and(|target| target.tls.is_some()),
     }
 }

@@ -18,19 +18,29 @@ use crossbeam_queue::ArrayQueue;
 /// A block is handed over when the next entry would not fit. A larger one gets a block of its own.
 pub const BLOCK_BYTES: usize = 64 << 10;
 
-/// Empty blocks that wait to be filled again.
-const SPARE_MAX: usize = 4;
+/// Empty blocks that wait to be filled again: as many as come back at once where the other side takes
+/// a megabyte at a time.
+const SPARE_MAX: usize = 16;
 
 /// A way for up to `bytes_max` bytes; at least one block.
 #[must_use]
 pub fn blocks<T: Party>(bytes_max: usize) -> (Filler<T>, Taker<T>) {
+    blocks_sharing(bytes_max, &Arc::default())
+}
+
+/// As [`blocks`]; the bound holds for everything that waits on ways with the same count of bytes.
+#[must_use]
+pub fn blocks_sharing<T: Party>(
+    bytes_max: usize,
+    waiting_bytes: &Arc<AtomicUsize>,
+) -> (Filler<T>, Taker<T>) {
     let bytes_max = bytes_max.max(BLOCK_BYTES);
     // Blocks that hold few entries, because ticks came between, count too.
     let blocks_max = 2 * bytes_max / BLOCK_BYTES + 16;
     let shared = Arc::new(Shared {
         full: ArrayQueue::new(blocks_max + 1),
         spare: ArrayQueue::new(SPARE_MAX),
-        waiting_bytes: AtomicUsize::new(0),
+        waiting_bytes: Arc::clone(waiting_bytes),
         is_closed: AtomicBool::new(false),
         bytes_max,
         blocks_max,
@@ -55,7 +65,9 @@ pub trait Party: Send + Sync {
 /// Entries of one shard, one behind the other.
 #[derive(Debug)]
 pub struct Block<T> {
+    /// Behind `filled` stands what was there before, to be written over.
     bytes: Vec<u8>,
+    filled: usize,
     parties: Vec<Arc<T>>,
     entry_count: u64,
 }
@@ -64,6 +76,7 @@ impl<T> Default for Block<T> {
     fn default() -> Self {
         Self {
             bytes: Vec::new(),
+            filled: 0,
             parties: Vec::new(),
             entry_count: 0,
         }
@@ -73,7 +86,14 @@ impl<T> Default for Block<T> {
 impl<T> Block<T> {
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
-        &self.bytes
+        self.bytes.get(..self.filled).unwrap_or_default()
+    }
+
+    /// The entries alone: bytes, and how many of them hold entries. To be given back with
+    /// [`Taker::give_bytes`].
+    #[must_use]
+    pub fn into_bytes(self) -> (Vec<u8>, usize) {
+        (self.bytes, self.filled)
     }
 
     /// What an entry refers to by this place.
@@ -106,7 +126,7 @@ struct Shared<T> {
     full: ArrayQueue<Block<T>>,
     spare: ArrayQueue<Block<T>>,
     /// In handed-over blocks that nobody has taken.
-    waiting_bytes: AtomicUsize,
+    waiting_bytes: Arc<AtomicUsize>,
     is_closed: AtomicBool,
     bytes_max: usize,
     /// One less than the queue takes: the last block always finds its place.
@@ -129,27 +149,59 @@ impl<T: Party> Filler<T> {
         }
         let place = self.place(party);
         write(place, &mut self.block.bytes);
+        self.block.filled = self.block.bytes.len();
         self.block.entry_count += 1;
         self.room -= bytes;
+        true
+    }
+
+    /// Adds an entry that refers to nothing: `write` puts it at the begin of `bytes_max` bytes and
+    /// returns how many it took. `None` when there is no room or `write` gave up: then nothing was
+    /// added. A way takes entries of one kind, of this or of [`Filler::put`].
+    #[inline]
+    pub fn put_within(
+        &mut self,
+        bytes_max: usize,
+        write: impl FnOnce(&mut [u8]) -> Option<usize>,
+    ) -> Option<()> {
+        if bytes_max > self.room && !self.turn_within(bytes_max) {
+            return None;
+        }
+        let filled = self.block.filled;
+        let place = self.block.bytes.get_mut(filled..)?;
+        let bytes = write(place.get_mut(..bytes_max)?)?;
+        self.block.filled = filled + bytes;
+        self.block.entry_count += 1;
+        self.room -= bytes;
+        Some(())
+    }
+
+    #[cold]
+    fn turn_within(&mut self, bytes: usize) -> bool {
+        if !self.turn(bytes) {
+            return false;
+        }
+        // A block that was filled before has them all.
+        self.block.bytes.resize(self.room, 0);
         true
     }
 
     /// To be called once per tick of the shard's clock: hands over a block that the tick before has
     /// seen already.
     pub fn tick(&mut self) {
-        if self.block.bytes.is_empty() {
+        if self.block.filled == 0 {
             return;
         }
         if self.has_aged {
             self.hand_over();
         }
-        self.has_aged = !self.block.bytes.is_empty();
+        self.has_aged = self.block.filled > 0;
     }
 
     /// Makes room for `bytes` more. False when there is none.
     #[cold]
     fn turn(&mut self, bytes: usize) -> bool {
-        if !self.block.bytes.is_empty() && !self.hand_over() {
+        if self.block.filled > 0 && !self.hand_over() {
             return false;
         }
         let waiting = self.shared.waiting_bytes.load(Ordering::Relaxed);
@@ -160,14 +212,17 @@ impl<T: Party> Filler<T> {
             self.block = spare;
         }
         self.room = bytes.max(BLOCK_BYTES);
-        self.block.bytes.reserve(self.room);
+        // What is to be written over stays for `put_within`; `put` appends to nothing.
+        self.block
+            .bytes
+            .reserve(self.room.saturating_sub(self.block.bytes.len()));
         true
     }
 
     /// False when there is no room: the block stays open.
     fn hand_over(&mut self) -> bool {
         let waiting = self.shared.waiting_bytes.load(Ordering::Relaxed);
-        if waiting.saturating_add(self.block.bytes.len()) > self.shared.bytes_max
+        if waiting.saturating_add(self.block.filled) > self.shared.bytes_max
             || self.shared.full.len() >= self.shared.blocks_max
         {
             return false;
@@ -214,7 +269,7 @@ impl<T> Shared<T> {
     /// Only the filler pushes, and it has looked that there is room.
     fn push(&self, block: Block<T>) {
         self.waiting_bytes
-            .fetch_add(block.bytes.len(), Ordering::Relaxed);
+            .fetch_add(block.filled, Ordering::Relaxed);
         let pushed = self.full.push(block);
         debug_assert!(pushed.is_ok(), "the queue has a place more than is used");
     }
@@ -232,7 +287,7 @@ impl<T> Taker<T> {
         let block = self.shared.full.pop()?;
         self.shared
             .waiting_bytes
-            .fetch_sub(block.bytes.len(), Ordering::Relaxed);
+            .fetch_sub(block.filled, Ordering::Relaxed);
         Some(block)
     }
 
@@ -242,10 +297,22 @@ impl<T> Taker<T> {
             return;
         }
         block.bytes.clear();
+        block.filled = 0;
         block.parties.clear();
         block.entry_count = 0;
         // Where enough are waiting already, this one is let go.
         let _ = self.shared.spare.push(block);
+    }
+
+    /// Gives back what [`Block::into_bytes`] took. The bytes stay as they are, to be written over.
+    pub fn give_bytes(&self, bytes: Vec<u8>) {
+        if bytes.capacity() <= 2 * BLOCK_BYTES {
+            let block = Block {
+                bytes,
+                ..Block::default()
+            };
+            let _ = self.shared.spare.push(block);
+        }
     }
 
     /// Nothing more will come: the shard has ended and its blocks have been taken.
@@ -290,6 +357,46 @@ mod tests {
         assert!(block.party(2).is_none());
         assert_eq!(block.entry_count(), 4);
         assert!(taker.is_done());
+    }
+
+    #[test]
+    fn entries_of_unknown_length_are_written_in_place() {
+        let (mut filler, taker) = blocks::<Number>(0);
+        for round in 0..3_u8 {
+            let mut expected = Vec::new();
+            for n in 0..200_u8 {
+                let entry = vec![n ^ round; usize::from(n) + 1];
+                let put = filler.put_within(1000, |place| {
+                    assert_eq!(place.len(), 1000);
+                    place[..entry.len()].copy_from_slice(&entry);
+                    Some(entry.len())
+                });
+                assert!(put.is_some());
+                expected.extend(entry);
+            }
+            assert!(filler.put_within(10, |_| None).is_none());
+            (0..2).for_each(|_| filler.tick());
+            let block = taker.take().unwrap();
+            assert_eq!((block.entry_count(), block.bytes()), (200, &expected[..]));
+            let (bytes, filled) = block.into_bytes();
+            assert_eq!(&bytes[..filled], expected);
+            taker.give_bytes(bytes);
+        }
+        let large = filler.put_within(BLOCK_BYTES + 1, |place| Some(place.len()));
+        assert!(large.is_none(), "more than may wait");
+    }
+
+    #[test]
+    fn ways_that_share_a_bound_fill_it_together() {
+        let waiting = Arc::default();
+        let (mut one, taker) = blocks_sharing(2 * BLOCK_BYTES, &waiting);
+        let (mut other, _) = blocks_sharing(2 * BLOCK_BYTES, &waiting);
+        let fill =
+            |filler: &mut Filler<Number>| (0..10_000).filter(|_| put(filler, 1, 100)).count();
+        assert_eq!(fill(&mut one), 2 * (BLOCK_BYTES / 100));
+        assert_eq!(fill(&mut other), 0);
+        while taker.take().is_some() {}
+        assert!(put(&mut other, 1, 100));
     }
 
     #[test]

@@ -25,7 +25,7 @@ mod inbox;
 mod line;
 mod pending;
 
-pub use blocks::{BLOCK_BYTES, Block, Filler, Party, Taker, blocks};
+pub use blocks::{BLOCK_BYTES, Block, Filler, Party, Taker, blocks, blocks_sharing};
 pub use desk::{Desk, Mailbox, Question, Reply, mailbox};
 pub use inbox::{Deliver, Inbox, Outlet, SendError, Wake, inbox};
 pub use line::Line;

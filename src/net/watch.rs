@@ -115,6 +115,8 @@ pub struct Clock {
     started: Instant,
     now_ms: Cell<u64>,
     unix_s: Cell<u64>,
+    /// By how much the time since 1970 is ahead of [`process_us`], in microseconds.
+    unix_ahead_us: Cell<u64>,
 }
 
 impl Clock {
@@ -128,6 +130,20 @@ impl Clock {
     #[must_use]
     pub fn unix_s(&self) -> u64 {
         self.unix_s.get()
+    }
+
+    /// Milliseconds since 1970 at a moment of [`process_us`]. Exact but for what the machine's time
+    /// was set by since the last tick, and without reading a clock.
+    #[inline]
+    #[must_use]
+    pub fn unix_ms_at(&self, us: u64) -> u64 {
+        us.wrapping_add(self.unix_ahead_us.get()) / 1_000
+    }
+
+    fn read_wall_clock(&self) {
+        let unix_us = unix_us();
+        self.unix_s.set(unix_us / 1_000_000);
+        self.unix_ahead_us.set(unix_us.wrapping_sub(process_us()));
     }
 
     /// Exact, at the price of reading the clock.
@@ -167,13 +183,6 @@ pub fn unix_us() -> u64 {
         .map_or(0, |span| u64::try_from(span.as_micros()).unwrap_or(NEVER))
 }
 
-#[allow(clippy::disallowed_methods, reason = "the shard's clock itself")]
-fn wall_clock_s() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |span| span.as_secs())
-}
-
 type Entry = std::rc::Weak<Deadline>;
 
 /// Slots of connections to look at, a tick apart.
@@ -206,15 +215,18 @@ impl Watch {
     #[must_use]
     #[allow(clippy::disallowed_methods, reason = "the shard's clock itself")]
     pub fn new() -> Self {
-        Self(Rc::new(Wheel {
+        let watch = Self(Rc::new(Wheel {
             clock: Rc::new(Clock {
                 started: Instant::now(),
                 now_ms: Cell::new(0),
-                unix_s: Cell::new(wall_clock_s()),
+                unix_s: Cell::new(0),
+                unix_ahead_us: Cell::new(0),
             }),
             slots: (0..SLOTS).map(|_| RefCell::default()).collect(),
             next_tick: Cell::new(1),
-        }))
+        }));
+        watch.0.clock.read_wall_clock();
+        watch
     }
 
     #[must_use]
@@ -257,7 +269,7 @@ impl Watch {
 
     /// Moves the clock on and lets pass what has passed. Called once per tick.
     pub fn turn(&self) {
-        self.clock().unix_s.set(wall_clock_s());
+        self.clock().read_wall_clock();
         self.turn_to(self.clock().exact_ms());
     }
 
@@ -297,6 +309,18 @@ mod tests {
         let watch = Watch::new();
         let deadline = watch.deadline(-1);
         (watch, deadline)
+    }
+
+    #[test]
+    fn a_moment_of_the_process_is_one_of_the_calendar() {
+        let clock = Rc::clone(&watch().0.0.clock);
+        let before_ms = unix_ms();
+        let at_us = process_us();
+        let after_ms = unix_ms();
+        let found_ms = clock.unix_ms_at(at_us);
+        // Between two readings of the clocks the machine may have been busy elsewhere.
+        assert!((before_ms.saturating_sub(1_000)..=after_ms + 1_000).contains(&found_ms));
+        assert_eq!(clock.unix_ms_at(at_us + 5_000_000), found_ms + 5_000);
     }
 
     #[test]

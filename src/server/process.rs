@@ -724,12 +724,17 @@ impl Running {
         }
     }
 
+    /// When a drain that begins now ends at the latest.
+    fn drained_by(&self) -> tokio::time::Instant {
+        tokio::time::Instant::now() + self.config.shutdown_timeout_or_default()
+    }
+
     /// Lets every request under way end, up to the limit; then ends what has no end of its own.
     async fn drain(&self) {
         for shard in &self.shards {
             tell(shard, Job::Drain);
         }
-        let limit = tokio::time::Instant::now() + self.config.shutdown_timeout_or_default();
+        let limit = self.drained_by();
         while self.connections() > 0 && tokio::time::Instant::now() < limit {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -762,8 +767,9 @@ impl Running {
         for name in names {
             self.listeners.borrow_mut().close(&name);
         }
+        let drained_by = self.drained_by();
         self.drain().await;
-        records::settle(&self.registry).await;
+        records::settle(&self.registry, drained_by).await;
         self.telemetry.settle(&self.registry).await;
         if let Err(error) = self.release_store().await {
             tracing::error!(prefix = "main", %error, "closing the store");
@@ -844,8 +850,9 @@ impl OldHost for Serving {
             }
             OldAction::Drain => {
                 tokio::task::spawn_local(async move {
+                    let drained_by = running.drained_by();
                     running.drain().await;
-                    records::settle(&running.registry).await;
+                    records::settle(&running.registry, drained_by).await;
                     running.telemetry.settle(&running.registry).await;
                     for (id, record) in last_writes::take(&running.cells, process_ms()).enumerate()
                     {

@@ -29,7 +29,7 @@ use crate::config::{Config, Storage, StoreKind};
 
 pub use embedded::Embedded;
 pub use liveness::{Liveness, Probe};
-pub use ops::{Add, Counter, ListLimit, PushOutcome, Replace, Ttl, WriteOp};
+pub use ops::{Add, Chunk, Counter, ListLimit, PushOutcome, Records, Replace, Ttl, WriteOp};
 pub use owner::{NotOwner, Open, Owner, Ownership, WriteGuard};
 pub use pulse::Pulse;
 pub use redis::Redis;
@@ -95,8 +95,7 @@ pub trait Store: Send + Sync {
     fn add(&self, adds: Vec<Add>) -> Waiting<'_, Vec<Counter>>;
 
     /// Appends records to a list.
-    fn push(&self, list: &str, records: Vec<Vec<u8>>, limit: ListLimit)
-    -> Waiting<'_, PushOutcome>;
+    fn push(&self, list: &str, records: Records, limit: ListLimit) -> Waiting<'_, PushOutcome>;
 
     /// Tells everybody who subscribed to a channel. A store of one process has nobody to tell.
     fn publish(&self, channel: &str, message: &str) -> Waiting<'_, ()>;

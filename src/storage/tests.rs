@@ -10,6 +10,11 @@ use std::{
 
 use super::*;
 
+/// So many records of one byte.
+pub(crate) fn some_records(count: usize) -> Records {
+    (0..count).map(|_| [7]).collect()
+}
+
 /// A store in memory that refuses a second opener and fails on command. A clone is the same store.
 #[derive(Clone, Default)]
 pub(crate) struct Stub(Arc<Inner>);
@@ -207,8 +212,8 @@ impl Store for Stub {
         self.answer(counters)
     }
 
-    fn push(&self, _: &str, records: Vec<Vec<u8>>, _: ListLimit) -> Waiting<'_, PushOutcome> {
-        let len = records.len() as u64;
+    fn push(&self, _: &str, records: Records, _: ListLimit) -> Waiting<'_, PushOutcome> {
+        let len = records.count();
         self.answer(PushOutcome { len, dropped: 0 })
     }
 

@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use crate::storage::{
-    Add, Counter, Eval, ListLimit, Pulse, PushOutcome, REQUEST_PATIENCE, Replace, ScriptReply,
-    Scripts, Store, StoreError, Subscription, Ttl, Waiting, WriteOp,
+    Add, Counter, Eval, ListLimit, Pulse, PushOutcome, REQUEST_PATIENCE, Records, Replace,
+    ScriptReply, Scripts, Store, StoreError, Subscription, Ttl, Waiting, WriteOp,
 };
 
 /// A refusal that took so long was no answer.
@@ -133,12 +133,7 @@ impl Store for Watched {
         self.ask(|store| store.add(adds))
     }
 
-    fn push(
-        &self,
-        list: &str,
-        records: Vec<Vec<u8>>,
-        limit: ListLimit,
-    ) -> Waiting<'_, PushOutcome> {
+    fn push(&self, list: &str, records: Records, limit: ListLimit) -> Waiting<'_, PushOutcome> {
         self.ask(|store| store.push(list, records, limit))
     }
 

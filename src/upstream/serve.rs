@@ -600,6 +600,13 @@ impl Exchange<'_> {
             deadline,
             out,
         };
+        let arrived = buf.len().saturating_sub(answer.len) as u64;
+        let is_whole = match answer.framing {
+            Framing::None => true,
+            Framing::Length(length) => length <= arrived,
+            _ => false,
+        };
+        cx.course.is_answered_whole.set(is_whole);
         let clean = match (answer.framing, send) {
             (Framing::None, _) => {
                 let clean = buf.len() == answer.len;

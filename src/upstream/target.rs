@@ -105,6 +105,19 @@ impl Target {
         }
     }
 
+    /// Whether [`Target::write_path`] writes this path as it is, without a query.
+    #[inline]
+    #[must_use]
+    pub fn keeps_path(&self, path: &[u8]) -> bool {
+        let is_bare = self.path.is_empty() && self.query.is_empty();
+        is_bare
+            && match path {
+                [b'/'] => self.path_as_written.len() < 2,
+                [b'/', second, ..] => *second != b'/',
+                _ => false,
+            }
+    }
+
     /// Appends the request target: base path and `path` (encoded, with or without a leading slash)
     /// joined, then the target's own query and `query` (Tyk: `singleJoiningSlash`).
     pub fn write_path(&self, out: &mut Vec<u8>, path: &[u8], query: Option<&[u8]>) {
@@ -208,11 +221,34 @@ mod tests {
         })
     }
 
+    #[test]
+    fn a_path_is_kept_where_nothing_is_joined_to_it() {
+        for base in ["", "/", "//"] {
+            for keep in [false, true] {
+                let target = target(base, "", keep);
+                for path in ["/", "/a", "/a/", "//a", "a", ""] {
+                    let mut out = Vec::new();
+                    target.write_path(&mut out, path.as_bytes(), None);
+                    if target.keeps_path(path.as_bytes()) {
+                        assert_eq!(out, path.as_bytes(), "{base:?}");
+                    }
+                }
+                assert!(target.keeps_path(b"/a"));
+                assert_eq!(target.keeps_path(b"/"), base != "//");
+            }
+        }
+        assert!(!target("/v1", "", false).keeps_path(b"/a"));
+        assert!(!target("", "k=1", false).keeps_path(b"/a"));
+    }
+
     #[track_caller]
     fn check(target: &Target, path: &str, query: Option<&str>, expected: &str) {
         let mut out = Vec::new();
         target.write_path(&mut out, path.as_bytes(), query.map(str::as_bytes));
         assert_eq!(String::from_utf8_lossy(&out), expected);
+        if query.is_none() && target.keeps_path(path.as_bytes()) {
+            assert_eq!(path, expected);
+        }
     }
 
     #[test]

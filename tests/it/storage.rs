@@ -97,7 +97,7 @@ async fn do_everything(store: &dyn Store) {
     assert_eq!(counters[49].value, 24 + 49);
     let pushed = store.push(
         "l",
-        vec![b"r".to_vec(); 10],
+        (0..10).map(|_| b"r").collect(),
         ListLimit {
             records_max: Some(4),
             ttl: minute,

@@ -12,7 +12,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use penstock::storage::{Add, ListLimit, Store as _, StoreError, WriteOp, embedded::Embedded};
+use penstock::storage::{
+    Add, ListLimit, Records, Store as _, StoreError, WriteOp, embedded::Embedded,
+};
 
 use crate::harness::{TempDir, slow_tests};
 
@@ -86,7 +88,7 @@ fn child_that_writes_until_it_is_killed() {
                 };
                 counting.add(vec![add("count")]).await.expect("counted");
                 tell("add");
-                let records = vec![b"record".to_vec(); 2];
+                let records = [b"record"; 2].into_iter().collect();
                 let limit = ListLimit::default();
                 counting.push("list", records, limit).await.expect("pushed");
                 tell("push");
@@ -166,7 +168,9 @@ fn nothing_that_was_acknowledged_is_lost_by_a_kill() {
             // One more may have been done in each round.
             let most = all.adds + round as u64 + 1;
             assert!((all.adds..=most).contains(&count), "{} {count}", all.adds);
-            let outcome = store.push("list", Vec::new(), ListLimit::default()).await;
+            let outcome = store
+                .push("list", Records::default(), ListLimit::default())
+                .await;
             let len = outcome.expect("a list").len;
             assert!(len >= 2 * all.pushes, "{} {len}", all.pushes);
             store.close().await.expect("closed");

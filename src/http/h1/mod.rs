@@ -33,6 +33,18 @@ impl Span {
             .unwrap_or_default()
     }
 
+    /// The last `len` bytes of this range; `None` when it has fewer.
+    #[inline]
+    #[must_use]
+    pub fn last(self, len: usize) -> Option<Self> {
+        let len = u32::try_from(len).ok()?;
+        let before = self.len.checked_sub(len)?;
+        Some(Self {
+            at: self.at + before,
+            len,
+        })
+    }
+
     /// The range `at..end`; empty when `end` lies before `at`. Heads are far below 4 GiB.
     #[inline]
     #[must_use]

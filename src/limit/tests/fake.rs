@@ -13,7 +13,7 @@ use std::{
 use crate::{
     limit::scripts,
     storage::{
-        Add, Counter, Eval, ListLimit, PushOutcome, Script, ScriptReply, Scripts, Store,
+        Add, Counter, Eval, ListLimit, PushOutcome, Records, Script, ScriptReply, Scripts, Store,
         StoreError, Subscription, Ttl, Waiting, WriteOp,
     },
 };
@@ -392,7 +392,7 @@ impl Store for FakeStore {
         unreachable!()
     }
 
-    fn push(&self, _: &str, _: Vec<Vec<u8>>, _: ListLimit) -> Waiting<'_, PushOutcome> {
+    fn push(&self, _: &str, _: Records, _: ListLimit) -> Waiting<'_, PushOutcome> {
         unreachable!()
     }
 

@@ -24,8 +24,8 @@ use std::{
 use tokio::sync::{mpsc, oneshot};
 
 use crate::storage::{
-    Add, Counter, ListLimit, PushOutcome, Replace, Scripts, Store, StoreError, Subscription, Ttl,
-    Waiting, WriteOp, keys,
+    Add, Counter, ListLimit, PushOutcome, Records, Replace, Scripts, Store, StoreError,
+    Subscription, Ttl, Waiting, WriteOp, keys,
 };
 
 use keeper::Shared;
@@ -67,7 +67,7 @@ enum Work {
     Add(Vec<Add>),
     Push {
         list: String,
-        records: Vec<Vec<u8>>,
+        records: Records,
         limit: ListLimit,
     },
     Flush,
@@ -235,12 +235,7 @@ impl Store for Embedded {
         })
     }
 
-    fn push(
-        &self,
-        list: &str,
-        records: Vec<Vec<u8>>,
-        limit: ListLimit,
-    ) -> Waiting<'_, PushOutcome> {
+    fn push(&self, list: &str, records: Records, limit: ListLimit) -> Waiting<'_, PushOutcome> {
         let work = Work::Push {
             list: list.to_owned(),
             records,

@@ -12,7 +12,7 @@ use redb::{
 };
 
 use crate::storage::{
-    Add, Counter, ListLimit, PushOutcome, Ttl, WriteOp,
+    Add, Counter, ListLimit, PushOutcome, Records, Ttl, WriteOp,
     embedded::{Found, Work},
     keys,
 };
@@ -498,7 +498,7 @@ impl<'t> Tables<'t> {
     fn push(
         &mut self,
         name: &str,
-        records: &[Vec<u8>],
+        records: &Records,
         limit: ListLimit,
     ) -> Result<Found, StorageError> {
         let value = match self.values.get(name)? {
@@ -516,7 +516,7 @@ impl<'t> Tables<'t> {
             self.remove_list(name)?;
             list = None;
         }
-        if records.is_empty() && list.is_none() {
+        if records.count() == 0 && list.is_none() {
             return Ok(Found::Pushed(PushOutcome::default()));
         }
         let mut list = list.unwrap_or(List {
@@ -524,8 +524,8 @@ impl<'t> Tables<'t> {
             first: 0,
             end: 0,
         });
-        for record in records {
-            self.records.insert((name, list.end), record.as_slice())?;
+        for record in records.iter() {
+            self.records.insert((name, list.end), record)?;
             list.end += 1;
         }
         let len = list.end - list.first;

@@ -5,7 +5,7 @@ use std::fs;
 use redb::{ReadableDatabase as _, ReadableTableMetadata as _};
 
 use super::*;
-use crate::storage::tests::Scratch;
+use crate::storage::tests::{Scratch, some_records};
 
 fn block_on<T>(test: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread()
@@ -93,7 +93,7 @@ fn expired_values_leave_the_file() {
     let ttl = Some(Duration::from_millis(5));
     let push = Work::Push {
         list: "l".to_owned(),
-        records: vec![vec![1], vec![2]],
+        records: some_records(2),
         limit: ListLimit {
             records_max: None,
             ttl: Some(Duration::from_millis(5)),
@@ -193,7 +193,7 @@ fn copies_are_complete_and_the_last_two_are_kept() {
     block_on(async {
         let store = Embedded::open(dir.path()).unwrap();
         let limit = ListLimit::default();
-        store.push("l", vec![vec![1]; 7], limit).await.unwrap();
+        store.push("l", some_records(7), limit).await.unwrap();
         store.copy().await.unwrap();
         store.copy().await.unwrap();
         store.close().await.unwrap();
@@ -480,7 +480,7 @@ fn lists_lose_their_oldest_records_and_expire_once() {
                 records_max: max,
                 ttl: ttl_s.map(Duration::from_secs),
             };
-            let outcome = store.push("l", vec![vec![7]; count], limit).await.unwrap();
+            let outcome = store.push("l", some_records(count), limit).await.unwrap();
             (outcome.len, outcome.dropped)
         };
         assert_eq!(push(0, None, None).await, (0, 0));
@@ -503,7 +503,7 @@ fn lists_lose_their_oldest_records_and_expire_once() {
             "the earlier one had expired"
         );
         store.set("l", b"", None).await.unwrap();
-        let refused = store.push("l", vec![vec![1]], ListLimit::default()).await;
+        let refused = store.push("l", some_records(1), ListLimit::default()).await;
         assert!(matches!(&refused, Err(StoreError::Away(why)) if why.contains("wrong kind")));
     });
 }

@@ -222,6 +222,9 @@ impl Cluster {
                     if redirect.is_ask {
                         let mut asking = (*request).clone();
                         asking.commands.insert(0, redis::cmd("ASKING"));
+                        if let Some((place, _)) = &mut asking.cargo {
+                            *place += 1;
+                        }
                         let answers = self.ask_one(&redirect.address, &[&asking], until).await;
                         if let Some(answer) = answers.into_iter().next() {
                             *outcome = answer;
@@ -257,9 +260,9 @@ impl Cluster {
         let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
         let link = links.entry(server.clone()).or_insert_with(|| {
             let (options, address) = (self.options.clone(), server.clone());
-            let dial = move || {
+            let dial = move |load| {
                 let (options, address) = (options.clone(), address.clone());
-                Box::pin(async move { Connection::open(&options, &address).await }) as _
+                Box::pin(async move { Connection::open(&options, &address, load).await }) as _
             };
             Arc::new(Link::new(
                 &server.to_string(),

@@ -22,6 +22,7 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 
 use crate::storage::redis::{
+    freight::Freight,
     options::{Address, Options},
     request::{Failure, FailureKind, Request},
 };
@@ -88,11 +89,23 @@ pub(super) fn login(username: &str, password: &str) -> Option<Cmd> {
     Some(login)
 }
 
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Load {
+    Prompt,
+    Bulk,
+}
+
 /// A connection on which many ask at once.
 pub(super) struct Connection {
-    inner: MultiplexedConnection,
+    way: Way,
     driver: AbortHandle,
     flow: Arc<Flow>,
+}
+
+enum Way {
+    Shared(MultiplexedConnection),
+    Freight(Freight),
 }
 
 /// What goes on on a connection.
@@ -127,9 +140,26 @@ impl Connection {
     ///
     /// # Errors
     /// One line.
-    pub(super) async fn open(options: &Options, address: &Address) -> Result<Self, String> {
+    pub(super) async fn open(
+        options: &Options,
+        address: &Address,
+        load: Load,
+    ) -> Result<Self, String> {
         let say = |error: &dyn std::fmt::Display| format!("{address}: {error}");
-        let stream = stream(options, address).await.map_err(|e| say(&e))?;
+        let mut stream = stream(options, address).await.map_err(|e| say(&e))?;
+        if load == Load::Bulk {
+            let mut first: Vec<_> = login(&options.username, &options.password)
+                .into_iter()
+                .collect();
+            if options.database != 0 {
+                let mut select = redis::cmd("SELECT");
+                select.arg(options.database);
+                first.push(select);
+            }
+            converse(&mut *stream, &first).await.map_err(|e| say(&e))?;
+            let (freight, driver) = Freight::new(stream);
+            return Ok(Self::driven(Way::Freight(freight), driver));
+        }
         let mut login = RedisConnectionInfo::default().set_db(options.database);
         if !options.password.is_empty() {
             login = login.set_password(&options.password);
@@ -141,6 +171,10 @@ impl Connection {
         let (inner, driver) = MultiplexedConnection::new_with_config(&login, stream, config)
             .await
             .map_err(|e| say(&e))?;
+        Ok(Self::driven(Way::Shared(inner), driver))
+    }
+
+    fn driven(way: Way, driver: impl Future<Output = ()> + Send + 'static) -> Self {
         let flow = Arc::new(Flow {
             began: Instant::now(),
             is_broken: AtomicBool::new(false),
@@ -156,11 +190,11 @@ impl Connection {
                 flow.retire();
             }
         });
-        Ok(Self {
-            inner,
+        Self {
+            way,
             driver: driver.abort_handle(),
             flow,
-        })
+        }
     }
 
     /// `master`, `slave` or `sentinel`.
@@ -168,9 +202,20 @@ impl Connection {
     /// # Errors
     /// One line.
     pub(super) async fn role(&self) -> Result<String, String> {
-        let mut connection = self.inner.clone();
-        let answer = connection.send_packed_command(&redis::cmd("ROLE")).await;
-        match answer.map_err(|error| error.to_string())? {
+        let request = Request::read(redis::cmd("ROLE"), "");
+        let answer = match &self.way {
+            Way::Shared(connection) => {
+                let mut connection = connection.clone();
+                let answer = connection.send_packed_command(&redis::cmd("ROLE")).await;
+                answer.map_err(|error| error.to_string())?
+            }
+            Way::Freight(freight) => {
+                let answers = freight.ask(&[&request]).await;
+                let answers = answers.map_err(|failure| failure.why)?;
+                answers.into_iter().next().unwrap_or(Value::Nil)
+            }
+        };
+        match answer {
             Value::ServerError(error) => Err(Failure::from_server(&error).why),
             Value::Array(parts) => match parts.first() {
                 Some(Value::BulkString(role)) => Ok(String::from_utf8_lossy(role).into_owned()),
@@ -227,18 +272,8 @@ impl Connection {
             let failure = Failure::new(FailureKind::NotNow, "connection lost".to_owned());
             return requests.iter().map(|_| Err(failure.clone())).collect();
         }
-        let mut pipeline = redis::pipe();
-        let mut count = 0;
-        for request in requests {
-            count += request.commands.len();
-            for command in &request.commands {
-                pipeline.add_command(command.clone());
-            }
-        }
-        let mut connection = self.inner.clone();
         let due = Due::new(&self.flow);
-        let answer = connection.send_packed_commands(&pipeline, 0, count);
-        let failure = match tokio::time::timeout_at(until, answer).await {
+        let failure = match tokio::time::timeout_at(until, self.ask(requests)).await {
             Ok(Ok(replies)) => {
                 due.answered();
                 let mut replies = replies.into_iter();
@@ -250,13 +285,39 @@ impl Connection {
                     })
                     .collect();
             }
-            Ok(Err(error)) => {
+            Ok(Err(failure)) => {
                 self.retire();
-                Failure::new(FailureKind::Unknown, error.to_string())
+                failure
             }
             Err(_) => Failure::new(FailureKind::Unknown, "no answer in time".to_owned()),
         };
         requests.iter().map(|_| Err(failure.clone())).collect()
+    }
+
+    async fn ask(&self, requests: &[&Request]) -> Result<Vec<Value>, Failure> {
+        let connection = match &self.way {
+            Way::Shared(connection) => connection,
+            Way::Freight(freight) => return freight.ask(requests).await,
+        };
+        let mut pipeline = redis::pipe();
+        let mut count = 0;
+        for request in requests {
+            count += request.commands.len();
+            for (place, command) in request.commands.iter().enumerate() {
+                pipeline.add_command(command.clone());
+                // Where there is one connection for everything, they are copied.
+                for record in request
+                    .cargo_of(place)
+                    .iter()
+                    .flat_map(|cargo| cargo.iter())
+                {
+                    pipeline.arg(record);
+                }
+            }
+        }
+        let mut connection = connection.clone();
+        let answer = connection.send_packed_commands(&pipeline, 0, count).await;
+        answer.map_err(|error| Failure::new(FailureKind::Unknown, error.to_string()))
     }
 }
 

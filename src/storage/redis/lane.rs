@@ -25,7 +25,7 @@ use tokio::{
 };
 
 use crate::storage::redis::{
-    dial::Connection,
+    dial::{Connection, Load},
     request::{Failure, FailureKind, Request},
 };
 
@@ -43,7 +43,7 @@ const PAUSE_MAX: Duration = Duration::from_millis(500);
 const LEFT: &str = "the server takes no writes";
 
 /// Opens a connection, to wherever that is at the moment.
-pub(super) type Dial = Arc<dyn Fn() -> Dialling + Send + Sync>;
+pub(super) type Dial = Arc<dyn Fn(Load) -> Dialling + Send + Sync>;
 
 pub(super) type Dialling = Pin<Box<dyn Future<Output = Result<Connection, String>> + Send>>;
 
@@ -65,7 +65,7 @@ enum State {
 
 impl Lane {
     /// To be called inside tokio. `what` names it in the log; `timeout` is for a server far away.
-    pub(super) fn new(what: String, timeout: Duration, dial: Dial) -> Self {
+    pub(super) fn new(what: String, load: Load, timeout: Duration, dial: Dial) -> Self {
         let (sender, state) = watch::channel(State::Down {
             since: None,
             why: "not connected yet".to_owned(),
@@ -75,7 +75,7 @@ impl Lane {
             let demand = Arc::clone(&demand);
             async move {
                 demand.notified().await;
-                keep(&what, timeout, &dial, &sender).await;
+                keep(&what, timeout, &|| dial(load), &sender).await;
             }
         });
         Self {
@@ -148,7 +148,12 @@ impl Drop for Lane {
     }
 }
 
-async fn keep(what: &str, timeout: Duration, dial: &Dial, state: &watch::Sender<State>) {
+async fn keep(
+    what: &str,
+    timeout: Duration,
+    dial: &(dyn Fn() -> Dialling + Send + Sync),
+    state: &watch::Sender<State>,
+) {
     let mut pause = PAUSE_MIN;
     let mut since = Instant::now();
     // Said once per interruption.
@@ -218,7 +223,11 @@ struct Attempts {
 impl Attempts {
     /// Begins an attempt; returns what came of it or of an older one, at the latest after
     /// [`CONNECT_MAX`].
-    async fn next(&mut self, timeout: Duration, dial: &Dial) -> Result<Connection, String> {
+    async fn next(
+        &mut self,
+        timeout: Duration,
+        dial: &(dyn Fn() -> Dialling + Send + Sync),
+    ) -> Result<Connection, String> {
         let dialling = dial();
         let attempt = self.tasks.spawn(async move {
             let dialled = tokio::time::timeout(timeout, dialling).await;

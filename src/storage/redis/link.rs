@@ -6,6 +6,7 @@ use redis::Value;
 use tokio::time::Instant;
 
 use crate::storage::redis::{
+    dial::Load,
     lane::{Dial, Lane},
     options::Options,
     request::{Failure, Request},
@@ -20,10 +21,10 @@ pub(super) struct Link {
 impl Link {
     /// To be called inside tokio. Connects to nothing yet.
     pub(super) fn new(what: &str, options: &Options, dial: Dial) -> Self {
-        let lane = |what: String| Lane::new(what, options.timeout, Dial::clone(&dial));
+        let lane = |what, load| Lane::new(what, load, options.timeout, Dial::clone(&dial));
         Self {
-            prompt: lane(what.to_owned()),
-            bulk: (options.lanes > 1).then(|| lane(format!("{what} (bulk)"))),
+            prompt: lane(what.to_owned(), Load::Prompt),
+            bulk: (options.lanes > 1).then(|| lane(format!("{what} (bulk)"), Load::Bulk)),
         }
     }
 

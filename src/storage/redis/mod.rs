@@ -8,6 +8,7 @@
 
 mod cluster;
 mod dial;
+mod freight;
 mod lane;
 mod link;
 mod options;
@@ -31,8 +32,8 @@ use tokio::{
 };
 
 use crate::storage::{
-    Add, Counter, Eval, ListLimit, PushOutcome, Script, ScriptReply, Scripts, Store, StoreError,
-    Subscription, Ttl, Waiting, WriteOp, keys,
+    Add, Counter, Eval, ListLimit, PushOutcome, Records, Script, ScriptReply, Scripts, Store,
+    StoreError, Subscription, Ttl, Waiting, WriteOp, keys,
 };
 
 use cluster::Cluster;
@@ -52,13 +53,10 @@ if new and ARGV[2] ~= '' then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
 return {value, redis.call('PTTL', KEYS[1])}",
 );
 
-/// Appends `ARGV[3..]` to a list of at most `ARGV[1]` records, and gives it `ARGV[2]` ms to live
-/// when it has none; its length and how many were dropped. An empty argument: no limit.
-static PUSH: Script = Script::new(
-    "for at = 3, #ARGV, 1000 do
-  redis.call('RPUSH', KEYS[1], unpack(ARGV, at, math.min(at + 999, #ARGV)))
-end
-local len = redis.call('LLEN', KEYS[1])
+/// Keeps a list to `ARGV[1]` records, and gives it `ARGV[2]` ms to live when it has none; its length
+/// and how many were dropped. An empty argument: no limit. What appends is done together with it and
+/// stands outside: in a script, records would go to Lua and back for nothing.
+const BOUND: &str = "local len = redis.call('LLEN', KEYS[1])
 local dropped = 0
 if ARGV[1] ~= '' and len > tonumber(ARGV[1]) then
   dropped = len - tonumber(ARGV[1])
@@ -67,8 +65,7 @@ end
 if ARGV[2] ~= '' and redis.call('PTTL', KEYS[1]) == -1 then
   redis.call('PEXPIRE', KEYS[1], ARGV[2])
 end
-return {len - dropped, dropped}",
-);
+return {len - dropped, dropped}";
 
 /// Names that one step of a listing looks at.
 const SCAN_COUNT: usize = 1000;
@@ -125,11 +122,11 @@ impl Transport {
             Kind::Cluster => Way::Cluster(Cluster::new(options.clone())),
             Kind::Single => {
                 let options = options.clone();
-                Way::Single(link(Arc::new(move || {
+                Way::Single(link(Arc::new(move |load| {
                     let options = options.clone();
                     Box::pin(async move {
                         match options.addresses.first() {
-                            Some(address) => Connection::open(&options, address).await,
+                            Some(address) => Connection::open(&options, address, load).await,
                             None => Err("no address".to_owned()),
                         }
                     })
@@ -145,9 +142,9 @@ impl Transport {
                     password.clone(),
                 ));
                 let asked = Arc::clone(&sentinels);
-                let dial = Arc::new(move || {
+                let dial = Arc::new(move |load| {
                     let sentinels = Arc::clone(&asked);
-                    Box::pin(async move { sentinels.dial().await }) as _
+                    Box::pin(async move { sentinels.dial(load).await }) as _
                 });
                 let followed = Arc::clone(&sentinels);
                 let task = tokio::spawn(async move { followed.follow().await });
@@ -270,18 +267,10 @@ impl Redis {
     }
 
     /// Runs scripts by name, and those that the server does not know by their text.
-    async fn run(
-        &self,
-        evals: &[Eval],
-        is_bulk: bool,
-    ) -> Result<Vec<Result<Value, Failure>>, StoreError> {
-        let request = |eval: &Eval, command: &str, script: &str| Request {
-            is_bulk,
-            ..eval_request(eval, command, script)
-        };
+    async fn run(&self, evals: &[Eval]) -> Result<Vec<Result<Value, Failure>>, StoreError> {
         let named: Vec<_> = evals
             .iter()
-            .map(|eval| request(eval, "EVALSHA", eval.script.sha1()))
+            .map(|eval| eval_request(eval, "EVALSHA", eval.script.sha1()))
             .collect();
         let mut outcomes = self.exchange(&named).await?;
         let mut unknown = Vec::new();
@@ -296,7 +285,7 @@ impl Redis {
         let in_full: Vec<_> = unknown
             .iter()
             .filter_map(|at| evals.get(*at))
-            .map(|eval| request(eval, "EVAL", eval.script.source()))
+            .map(|eval| eval_request(eval, "EVAL", eval.script.source()))
             .collect();
         let again = self.exchange(&in_full).await?;
         for (at, outcome) in unknown.into_iter().zip(again) {
@@ -503,7 +492,7 @@ impl Store for Redis {
                 })
                 .collect();
             let mut counters = Vec::with_capacity(evals.len());
-            for outcome in self.run(&evals, false).await? {
+            for outcome in self.run(&evals).await? {
                 let reply = request::script_reply(outcome?)?;
                 let Some([value, pttl]) = reply.ints() else {
                     return Err(StoreError::Away("redis: a counter is no number".to_owned()));
@@ -515,26 +504,29 @@ impl Store for Redis {
         })
     }
 
-    fn push(
-        &self,
-        list: &str,
-        records: Vec<Vec<u8>>,
-        limit: ListLimit,
-    ) -> Waiting<'_, PushOutcome> {
+    fn push(&self, list: &str, records: Records, limit: ListLimit) -> Waiting<'_, PushOutcome> {
         let max = limit.records_max.map(|max| max.to_string());
-        let mut args = vec![max.unwrap_or_default().into_bytes(), ms_arg(limit.ttl)];
-        args.extend(records);
-        let eval = Eval {
-            script: &PUSH,
-            keys: vec![list.to_owned()],
-            args,
+        let mut commands = Vec::new();
+        let mut cargo = None;
+        if records.count() > 0 {
+            let mut append = redis::cmd("RPUSH");
+            append.arg(list);
+            commands.push(append);
+            // Behind `MULTI`.
+            cargo = Some((commands.len(), records));
+        }
+        // In full: a script that the server does not know would fail when the records are in the
+        // list already.
+        let mut bound = redis::cmd("EVAL");
+        bound.arg(BOUND).arg(1).arg(list);
+        bound.arg(max.unwrap_or_default()).arg(ms_arg(limit.ttl));
+        commands.push(bound);
+        let request = Request {
+            cargo,
+            is_bulk: true,
+            ..Request::together(commands, list)
         };
-        Box::pin(async move {
-            match self.run(&[eval], true).await?.pop() {
-                Some(outcome) => request::pushed(outcome?),
-                None => Err(StoreError::Closed),
-            }
-        })
+        Box::pin(async move { request::pushed(self.one(request).await?) })
     }
 
     fn publish(&self, channel: &str, message: &str) -> Waiting<'_, ()> {
@@ -624,7 +616,7 @@ async fn listen(
 impl Scripts for Redis {
     fn eval_many(&self, evals: Vec<Eval>) -> Waiting<'_, Vec<Result<ScriptReply, StoreError>>> {
         Box::pin(async move {
-            let outcomes = self.run(&evals, false).await?;
+            let outcomes = self.run(&evals).await?;
             let read = |outcome: Result<Value, Failure>| request::script_reply(outcome?);
             Ok(outcomes.into_iter().map(read).collect())
         })

@@ -2,12 +2,14 @@
 
 use redis::{Cmd, ServerErrorKind, Value};
 
-use crate::storage::{PushOutcome, ScriptReply, StoreError, Ttl, redis::options::Address};
+use crate::storage::{PushOutcome, Records, ScriptReply, StoreError, Ttl, redis::options::Address};
 
 /// Commands that go to one server, next to one another.
 #[derive(Clone)]
 pub(super) struct Request {
     pub(super) commands: Vec<Cmd>,
+    /// Further arguments of one of the commands, by its place.
+    pub(super) cargo: Option<(usize, Records)>,
     /// Who is asked, in a cluster.
     pub(super) route: Route,
     /// May be asked again although it may have been done before.
@@ -29,6 +31,7 @@ impl Request {
     pub(super) fn read(command: Cmd, key: &str) -> Self {
         Self {
             commands: vec![command],
+            cargo: None,
             route: Route::Key(key.to_owned()),
             is_repeatable: true,
             is_bulk: false,
@@ -42,7 +45,7 @@ impl Request {
         }
     }
 
-    /// Commands that are done together or not at all.
+    /// Commands that are done together or not at all. `MULTI` comes before them.
     pub(super) fn together(commands: Vec<Cmd>, key: &str) -> Self {
         let mut all = Vec::with_capacity(commands.len() + 2);
         all.push(redis::cmd("MULTI"));
@@ -50,10 +53,17 @@ impl Request {
         all.push(redis::cmd("EXEC"));
         Self {
             commands: all,
+            cargo: None,
             route: Route::Key(key.to_owned()),
             is_repeatable: false,
             is_bulk: false,
         }
+    }
+
+    /// The further arguments of the command at a place.
+    pub(super) fn cargo_of(&self, place: usize) -> Option<&Records> {
+        let (at, records) = self.cargo.as_ref()?;
+        (*at == place).then_some(records)
     }
 
     /// What became of it, by the server's answers to its commands: that of the last one.
@@ -269,9 +279,9 @@ pub(super) fn ttl(ms: i64) -> Option<Ttl> {
     }
 }
 
-/// As [`super::PUSH`] answers.
+/// What [`super::BOUND`] answers, behind others done together with it.
 pub(super) fn pushed(value: Value) -> Result<PushOutcome, StoreError> {
-    let [len, dropped] = items(value)?
+    let [len, dropped] = items(items(value)?.pop().unwrap_or(Value::Nil))?
         .try_into()
         .map_err(|items| unexpected(&Value::Array(items)))?;
     Ok(PushOutcome {

@@ -17,7 +17,7 @@ use tokio::sync::{Notify, mpsc};
 use crate::storage::{
     Event,
     redis::{
-        dial::{self, Connection, Retirer},
+        dial::{self, Connection, Load, Retirer},
         lane,
         options::{Address, Options},
         pubsub,
@@ -60,9 +60,9 @@ impl Sentinels {
     ///
     /// # Errors
     /// One line.
-    pub(super) async fn dial(&self) -> Result<Connection, String> {
+    pub(super) async fn dial(&self, load: Load) -> Result<Connection, String> {
         let address = self.master().await?;
-        let connection = Connection::open(&self.options, &address).await?;
+        let connection = Connection::open(&self.options, &address, load).await?;
         // A sentinel may not know yet that it is none any more.
         match connection.role().await?.as_str() {
             "master" => {

@@ -7,7 +7,10 @@ use std::{
 };
 
 use super::*;
-use crate::{config::Storage, storage::Event};
+use crate::{
+    config::Storage,
+    storage::{Event, tests::some_records},
+};
 
 /// A server of this test's own.
 struct Server(Child, u16);
@@ -151,7 +154,7 @@ fn a_server_that_takes_no_writes_is_read_from_until_there_is_another() {
         let transport = store.transport().unwrap();
         let options = transport.options.clone();
         let is_first = std::sync::atomic::AtomicBool::new(true);
-        let dial: lane::Dial = Arc::new(move || {
+        let dial: lane::Dial = Arc::new(move |load| {
             let options = options.clone();
             let is_first = is_first.swap(false, std::sync::atomic::Ordering::Relaxed);
             Box::pin(async move {
@@ -159,10 +162,11 @@ fn a_server_that_takes_no_writes_is_read_from_until_there_is_another() {
                     // There is no other.
                     std::future::pending::<()>().await;
                 }
-                Connection::open(&options, &options.addresses[0]).await
+                Connection::open(&options, &options.addresses[0], load).await
             })
         });
-        let lane = lane::Lane::new("redis".to_owned(), Duration::from_secs(2), dial);
+        let timeout = Duration::from_secs(2);
+        let lane = lane::Lane::new("redis".to_owned(), dial::Load::Prompt, timeout, dial);
         let ask = async |request: Request| {
             let until = Instant::now() + Duration::from_secs(5);
             let mut answers = lane
@@ -324,7 +328,7 @@ fn lists_lose_their_oldest_records_and_expire_once() {
                 records_max: max,
                 ttl: ttl_s.map(Duration::from_secs),
             };
-            let outcome = store.push("l", vec![vec![7]; count], limit).await.unwrap();
+            let outcome = store.push("l", some_records(count), limit).await.unwrap();
             (outcome.len, outcome.dropped)
         };
         assert_eq!(push(0, None, None).await, (0, 0));
@@ -339,7 +343,7 @@ fn lists_lose_their_oldest_records_and_expire_once() {
             Ok(Some(Ttl::Ms(1..=60_000)))
         ));
         store.set("l", b"", None).await.unwrap();
-        let refused = store.push("l", vec![vec![1]], ListLimit::default()).await;
+        let refused = store.push("l", some_records(1), ListLimit::default()).await;
         assert!(matches!(&refused, Err(StoreError::Away(why)) if why.contains("wrong kind")));
     });
 }
