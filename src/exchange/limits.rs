@@ -8,6 +8,7 @@ use crate::{
         Throttled,
     },
     mailbox::Line,
+    metrics,
     net::{
         io,
         watch::{Clock, TICK_MS, process_ms},
@@ -18,12 +19,21 @@ use crate::{
 pub struct Limiters {
     line: Line<Question, Answer>,
     pub cells: Arc<Cells>,
+    metrics: Arc<metrics::Shard>,
 }
 
 impl Limiters {
     #[must_use]
-    pub const fn new(line: Line<Question, Answer>, cells: Arc<Cells>) -> Self {
-        Self { line, cells }
+    pub const fn new(
+        line: Line<Question, Answer>,
+        cells: Arc<Cells>,
+        metrics: Arc<metrics::Shard>,
+    ) -> Self {
+        Self {
+            line,
+            cells,
+            metrics,
+        }
     }
 
     #[must_use]
@@ -49,7 +59,10 @@ impl Limiters {
                 return true;
             }
             match throttle.as_mut().map(Throttle::refused) {
-                Some(Throttled::Wait { ms }) => io::sleep(Duration::from_millis(ms)).await,
+                Some(Throttled::Wait { ms }) => {
+                    self.metrics.throttled.count();
+                    io::sleep(Duration::from_millis(ms)).await;
+                }
                 Some(Throttled::Refuse) | None => return false,
             }
         }
@@ -71,6 +84,7 @@ impl Limiters {
             Some(Answer::Quota(taken)) => taken,
             _ => {
                 drop(waiting);
+                self.metrics.limit_local.count();
                 cell.fallback(process_ms())
             }
         }
@@ -84,12 +98,16 @@ impl Limiters {
         };
         match self.ask(question, clock).await {
             Some(Answer::Rate(taken)) => taken,
-            _ => cell.fallback(process_ms()),
+            _ => {
+                self.metrics.limit_local.count();
+                cell.fallback(process_ms())
+            }
         }
     }
 
     /// The reconciler keeps the time: it answers within its deadline, also when the store does not.
     async fn ask(&self, question: Question, clock: &Clock) -> Option<Answer> {
+        self.metrics.limit_asks.count();
         let at_most_ms = clock.now_ms() + ASK_MAX_MS + TICK_MS;
         self.line.ask(question, at_most_ms).await.ok()
     }

@@ -561,6 +561,15 @@ fn rejection(errors: &ErrorResponses, local: &Local, cx: &mut Ctx, reject: Rejec
     cx.course.refused = reject.name();
     cx.course.reject = Some(reject);
     local.metrics.refused.count(reject.name());
+    match reject {
+        Reject::RateLimitExceeded
+        | Reject::ApiRateLimitExceeded
+        | Reject::OrganisationRateLimitExceeded => local.metrics.rate_limited.count(),
+        Reject::QuotaExceeded | Reject::OrganisationQuotaExceeded => {
+            local.metrics.quota_exceeded.count();
+        }
+        _ => {}
+    }
     let (status, message) = errors.refusal(reject);
     let mut reply = error_reply(errors, local, cx, status, message);
     if reject == Reject::StoreAway {

@@ -50,6 +50,7 @@ impl AuthKey {
         }
         let clock = local.watch.clock();
         if let Some(held) = local.sessions.at_hand(&self.scope, token, clock.now_ms()) {
+            local.metrics.session_hits.count();
             cx.access = Some(held);
             return Verdict::Next;
         }
@@ -59,6 +60,7 @@ impl AuthKey {
         if token.len() <= self.length_min {
             return Verdict::Reject(Reject::KeyNotFound);
         }
+        local.metrics.session_misses.count();
         let asked_us = cx.store_asked_us();
         let sessions = &local.sessions;
         let found = sessions.find(&self.scope, token, asked_us, clock).await;

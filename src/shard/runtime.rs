@@ -164,6 +164,7 @@ async fn shard_main(parts: Parts, inbox: Inbox<Item>, back: Outlet<Item>) {
     let limiters = Limiters::new(
         Line::new(parts.limits, back.clone(), QUESTIONS_MAX),
         parts.cells,
+        Arc::clone(&parts.metrics),
     );
     let local = Rc::new(Local::new(
         parts.settings,

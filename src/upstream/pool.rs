@@ -68,6 +68,7 @@ impl Pools {
         while let Some(conn) = list.pop() {
             if conn.idle_since_ms.get() == now_ms || sys::is_quiet(conn.stream.fd()) {
                 conn.reused.set(true);
+                local.metrics.upstream_reuses.count();
                 return Some(conn);
             }
         }
@@ -97,6 +98,8 @@ impl Pools {
             });
             !list.is_empty()
         });
+        drop(idle);
+        local.metrics.upstream_idle.set(self.len() as u64);
     }
 
     /// Idle connections, for the metrics.
@@ -153,6 +156,7 @@ pub async fn connect(
         }
     };
     deadline.clear();
+    local.metrics.upstream_connections.count();
     Ok(Conn {
         stream,
         deadline,

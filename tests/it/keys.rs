@@ -534,3 +534,37 @@ fn upgrades_lose_no_key_and_no_unit_of_a_quota() {
     assert_eq!(origin.requests().len(), admitted, "admitted and not served");
     assert_eq!(admitted, QUOTA, "after three upgrades");
 }
+
+#[test]
+fn metrics_tell_of_sessions_limits_and_upstream_connections() {
+    let origin = fine();
+    let gateway = Setup::new()
+        .conf(json!({"penstock": {"shards": 1}}))
+        .api(keyed_api("w", &origin.url()))
+        .start();
+    let rights = json!({"w": {"api_id": "w", "versions": ["Default"]}});
+    gateway.make_key(
+        "counted",
+        json!({"access_rights": rights, "rate": 1000, "per": 60, "quota_max": 3}),
+    );
+    let mut client = gateway.client();
+    for n in 0..5 {
+        let answer = client.keyed("/w/x", "counted");
+        assert_eq!(answer.status, if n < 3 { 200 } else { 403 });
+    }
+    let metric = |name: &str| gateway.metric(name).unwrap_or_default();
+    assert_eq!(metric("penstock_session_cache_misses_total"), 1.0);
+    assert_eq!(metric("penstock_session_cache_hits_total"), 4.0);
+    assert_eq!(metric("penstock_upstream_connections_total"), 1.0);
+    assert_eq!(metric("penstock_upstream_reuses_total"), 2.0);
+    let refused = gateway.series("penstock_limit_refusals_total");
+    let of = |kind: &str| -> f64 {
+        let found = refused.iter().filter(|(name, _)| name.contains(kind));
+        found.map(|(_, value)| value).sum()
+    };
+    assert_eq!((of("quota"), of("rate")), (2.0, 0.0), "{refused:?}");
+    assert!(metric("penstock_limit_asks_total") >= 1.0);
+    eventually("an idle connection is told of", || {
+        (metric("penstock_upstream_connections_idle") >= 1.0).then_some(())
+    });
+}
