@@ -572,9 +572,9 @@ fn latency(rest: &mut [u8], latency: Latency) -> Option<&mut [u8]> {
 fn large_uint(rest: &mut [u8], value: u64) -> Option<&mut [u8]> {
     let [a, b, c, d, e, f, g, h] = value.to_be_bytes();
     match value {
-        ..0x100 => put(rest, &[0xcc, h]),
-        ..0x1_0000 => put(rest, &[0xcd, g, h]),
-        ..0x1_0000_0000 => put(rest, &[0xce, e, f, g, h]),
+        0..0x100 => put(rest, &[0xcc, h]),
+        0x100..0x1_0000 => put(rest, &[0xcd, g, h]),
+        0x1_0000..0x1_0000_0000 => put(rest, &[0xce, e, f, g, h]),
         _ => put(rest, &[0xcf, a, b, c, d, e, f, g, h]),
     }
 }

@@ -83,8 +83,8 @@ impl Limits {
         };
         let id = custom.as_deref().unwrap_or(key_name);
         let (rate, quota) = found.cells(id, generation, cells);
-        let rare = throttle.is_some().then(|| Rare {
-            throttle,
+        let rare = throttle.map(|throttle| Rare {
+            throttle: Some(throttle),
             by_request: None,
         });
         Self {

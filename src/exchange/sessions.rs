@@ -404,7 +404,9 @@ mod tests {
     }
 
     fn read_ago(scope: &Scope, ago: Duration) -> Arc<Access> {
-        let loaded = now() - ago;
+        let loaded = now()
+            .checked_sub(ago)
+            .expect("the machine is up for longer");
         let session = Arc::new(Session::default());
         let [id, name] = ["id", "name"].map(str::to_owned);
         let (urls, limits) = (Box::default(), Limits::default());
