@@ -321,7 +321,11 @@ impl Directory {
                     let access = self.make(&ask.scope, candidate, &value, now)?;
                     Some((access, value))
                 });
-                self.settle(ask);
+                // What may have been read before a change is not kept, and takes the place of nothing;
+                // that there is no key counts in any case.
+                if found.is_none() || self.changes.load(Ordering::Acquire) == changes {
+                    self.settle(ask);
+                }
                 Ok(found.map(|(access, value)| {
                     let scope = Arc::clone(&ask.scope);
                     let access = self.keep(ask, access, changes);
@@ -722,6 +726,36 @@ mod tests {
             assert_eq!(Node::alias(&node.find("mine").await), "after");
             node.directory.all_changed();
             node.directory.all_doubtful();
+            node.stub.fail("down");
+            assert!(node.find("mine").await.is_err());
+        });
+    }
+
+    #[test]
+    fn an_answer_that_a_change_has_overtaken_ends_no_session_unless_the_key_is_gone() {
+        paused(async {
+            let node = Node::new(HASHED, MINUTE).await;
+            let stored = keys::session(&HASHED.name(&HASHED.key("org", "mine").unwrap()));
+            node.stub.put(&stored, r#"{"alias":"mine"}"#);
+            assert_eq!(Node::alias(&node.find("mine").await), "mine");
+            node.directory.all_doubtful();
+            let late = Duration::from_millis(50);
+            let overtaken = async |node: &Node| {
+                node.stub.delay(late);
+                let change = async {
+                    tokio::time::sleep(late / 2).await;
+                    node.directory.changed(["other"]);
+                };
+                let found = tokio::join!(node.find("mine"), change).0;
+                node.stub.delay(Duration::ZERO);
+                found
+            };
+            assert_eq!(Node::alias(&overtaken(&node).await), "mine");
+            node.stub.fail("down");
+            assert_eq!(Node::alias(&node.find("mine").await), "mine");
+            node.stub.heal();
+            node.stub.delete(&stored).await.unwrap();
+            assert!(overtaken(&node).await.unwrap().is_none());
             node.stub.fail("down");
             assert!(node.find("mine").await.is_err());
         });
