@@ -54,6 +54,9 @@ mod tests {
         assert_eq!(current.epoch(), 1);
         assert_eq!((current.load().epoch(), current.load().len()), (1, 1));
         assert!(before.is_empty(), "what a reader has does not change");
+        assert!(!before.say_the_same(&current.load()));
+        let same: Policies = [Policy::default()].into_iter().collect();
+        assert!(same.say_the_same(&current.load()));
         current.publish(Policies::default());
         assert_eq!((current.epoch(), current.load().epoch()), (2, 2));
     }

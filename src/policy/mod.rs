@@ -179,6 +179,12 @@ impl Policies {
         self.by_id.is_empty()
     }
 
+    /// Whether the other ones say the same, wherever they were read.
+    #[must_use]
+    pub fn say_the_same(&self, other: &Self) -> bool {
+        self.iter().eq(other.iter())
+    }
+
     /// Grows with each publication by [`Current`]; what was worked out from other policies holds as
     /// long as it stays.
     #[must_use]

@@ -614,8 +614,9 @@ impl Running {
         Arc::new(move || owner.store())
     }
 
-    /// Reads the policies and puts them in force; sessions are worked out anew from them.
-    /// Tells what could not be read.
+    /// Reads the policies and puts them in force; sessions are worked out anew from them. Where they
+    /// say what they said before, a session that cannot be read anew lives on: a store that comes
+    /// and goes rings for reloads. Tells what could not be read.
     async fn load_policies(&self) -> Vec<Refused> {
         let (source, policies) = (self.policy_source.clone(), Arc::clone(&self.policies));
         let may_clear = self.config.penstock.compat_is_strict();
@@ -632,14 +633,19 @@ impl Running {
                 count = load.policies.len(),
                 "policies loaded"
             );
+            let are_new = !load.policies.say_the_same(&policies.load());
             policies.publish(load.policies);
-            load.refused.into_iter().map(Refused::from).collect()
+            let refused = load.refused.into_iter().map(Refused::from).collect();
+            (are_new, refused)
         });
-        let refused = load.await.unwrap_or_else(|error| {
+        let (are_new, refused) = load.await.unwrap_or_else(|error| {
             tracing::error!(prefix = "policy", %error, "loading policies broke off");
-            Vec::new()
+            (false, Vec::new())
         });
-        self.directory.all_changed();
+        match are_new {
+            true => self.directory.all_changed(),
+            false => self.directory.all_doubtful(),
+        }
         refused
     }
 
