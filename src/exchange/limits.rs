@@ -1,8 +1,10 @@
-//! One request against its limits: the cell decides, or the reconciler is asked.
+//! One request against its limits: the cell decides, or the store is asked, over a connection of
+//! the shard's own or else through the reconciler.
 
 use std::{sync::Arc, time::Duration};
 
 use crate::{
+    exchange::direct::Direct,
     limit::{
         ASK_MAX_MS, Answer, Cells, Question, QuotaCell, QuotaTaken, RateCell, Taken, Throttle,
         Throttled,
@@ -18,6 +20,8 @@ use crate::{
 /// The shard's way to limiters that need to ask.
 pub struct Limiters {
     line: Line<Question, Answer>,
+    /// The shard's own connection, where the store is one that shards may ask.
+    direct: Option<Direct>,
     pub cells: Arc<Cells>,
     metrics: Arc<metrics::Shard>,
 }
@@ -26,11 +30,13 @@ impl Limiters {
     #[must_use]
     pub const fn new(
         line: Line<Question, Answer>,
+        direct: Option<Direct>,
         cells: Arc<Cells>,
         metrics: Arc<metrics::Shard>,
     ) -> Self {
         Self {
             line,
+            direct,
             cells,
             metrics,
         }
@@ -39,6 +45,11 @@ impl Limiters {
     #[must_use]
     pub const fn line(&self) -> &Line<Question, Answer> {
         &self.line
+    }
+
+    #[must_use]
+    pub const fn direct(&self) -> Option<&Direct> {
+        self.direct.as_ref()
     }
 
     /// Whether a request is within a rate limit. One that is not waits and tries again as
@@ -105,9 +116,18 @@ impl Limiters {
         }
     }
 
-    /// The reconciler keeps the time: it answers within its deadline, also when the store does not.
-    async fn ask(&self, question: Question, clock: &Clock) -> Option<Answer> {
+    /// Either way keeps the time: it answers within its deadline, also when the store does not.
+    async fn ask(&self, mut question: Question, clock: &Clock) -> Option<Answer> {
         self.metrics.limit_asks.count();
+        if let Some(direct) = &self.direct {
+            match direct.ask(question).await {
+                Ok(answer) => {
+                    self.metrics.limit_asks_direct.count();
+                    return Some(answer);
+                }
+                Err(unasked) => question = unasked,
+            }
+        }
         let at_most_ms = clock.now_ms() + ASK_MAX_MS + TICK_MS;
         self.line.ask(question, at_most_ms).await.ok()
     }

@@ -27,6 +27,7 @@ use crate::{
 
 pub mod body;
 pub mod detail;
+pub mod direct;
 pub mod limits;
 pub mod path_set;
 pub mod sessions;

@@ -28,6 +28,7 @@ mod pace;
 mod quota;
 mod rate;
 mod reconciler;
+mod round;
 mod scripts;
 mod smoothing;
 mod throttle;
@@ -40,8 +41,9 @@ pub use fleet::Fleet;
 pub use names::api_limiter_id;
 pub use outlook::{ASK_MAX_MS, Outlook};
 pub use quota::{QuotaCell, QuotaTaken};
-pub use rate::RateCell;
+pub use rate::{Mark, RateCell};
 pub use reconciler::{Answer, Question, Reconciler, StoreSource, Work, release, take_unsettled};
+pub use round::{Batch, Round};
 pub use smoothing::{Smoothed, SmoothingRule};
 pub use throttle::{Throttle, Throttled};
 
@@ -81,6 +83,8 @@ pub struct Settings {
     pub is_smoothing: bool,
     /// `drl_enable_sentinel_rate_limiter`: the rolling log refuses one request earlier and marks it.
     pub is_drl_sentinel: bool,
+    /// How long the store may take to answer; `None`: as long as the algorithm allows.
+    pub deadline_ms: Option<u64>,
     /// Cells of each kind; limiters beyond share cells (`docs/limits.md`, "Bounds").
     pub cells_max: usize,
     /// Nanoseconds since 1970. Only names of windows and times that clients see come from it.
@@ -118,6 +122,7 @@ impl Default for Settings {
             is_shared: false,
             is_smoothing: false,
             is_drl_sentinel: false,
+            deadline_ms: None,
             cells_max: CELLS_MAX,
             wall_ns,
         }

@@ -103,7 +103,7 @@ impl Outlook {
     }
 
     /// A question had no answer in time.
-    pub(super) fn miss(&self) {
+    pub fn miss(&self) {
         if self.missed.fetch_add(1, Relaxed) + 1 >= MISSED_MAX {
             self.word.fetch_or(AWAY, Relaxed);
         }
@@ -116,7 +116,7 @@ impl Outlook {
     }
 
     /// The store answered after so long.
-    pub(super) fn answered(&self, took_us: u32) {
+    pub fn answered(&self, took_us: u32) {
         let before = self.rtt_us.load(Relaxed);
         let smoothed = before - before / 8 + took_us.min(1_000_000) / 8;
         self.rtt_us.store(smoothed, Relaxed);
@@ -127,11 +127,13 @@ impl Outlook {
     }
 
     /// Slower answers than this reach nobody.
-    pub(super) fn deadline_ms(&self) -> u64 {
-        match (self.settings.is_shared, self.settings.algorithm) {
+    #[must_use]
+    pub fn deadline_ms(&self) -> u64 {
+        let by_algorithm = match (self.settings.is_shared, self.settings.algorithm) {
             (true, Algorithm::Default) => DEADLINE_MS,
             _ => DEADLINE_TYK_MS,
-        }
+        };
+        self.settings.deadline_ms.unwrap_or(by_algorithm)
     }
 
     /// How long ahead of need a refill is asked for: two round trips.
@@ -149,7 +151,7 @@ impl Outlook {
     }
 
     /// Hands work to the reconciler; false when it has too much.
-    pub(super) fn post(&self, work: Work) -> bool {
+    pub fn post(&self, work: Work) -> bool {
         self.work.try_send(work).is_ok()
     }
 }

@@ -6,9 +6,14 @@
 //! crash loses the units that were reserved and not used. With the embedded store every quota is
 //! reserved that way; small quotas in a shared store are asked for one by one.
 
+#![allow(
+    clippy::disallowed_types,
+    reason = "held for a few instructions by those whom the stock of units did not serve"
+)]
+
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -47,11 +52,10 @@ pub struct QuotaCell {
     /// Debt that the counter has counted beyond the maximum: as many units that come for requests
     /// which did not wait for them are nobody's.
     beyond: AtomicI64,
-    /// Questions so far, and the latest of those that were answered: answers may overtake.
-    question_count: AtomicU64,
-    answered: AtomicU64,
     /// Refused here without the store being told yet.
     refused: AtomicI64,
+    /// Questions are put, answers and shares taken one after the other, whichever thread that is on.
+    turn: Mutex<Turn>,
     /// Seconds; 0 for a quota that is not renewed.
     renewal_s: i64,
     is_ahead: bool,
@@ -65,6 +69,15 @@ pub struct QuotaCell {
     /// Units in stock when the directory looked last.
     seen: AtomicI64,
     pub(super) idle_since_ms: AtomicU64,
+}
+
+/// Who has looked after the cell so far.
+#[derive(Debug, Default)]
+struct Turn {
+    /// Answers of the store.
+    answers: u64,
+    /// The one of them that `counter` is from, counted from 1.
+    counter_is_from: u64,
 }
 
 /// What a quota says to one request, and what the client is told (`X-RateLimit-*`).
@@ -112,8 +125,8 @@ const NEVER_MS: u64 = u64::MAX;
 /// What one round trip for a quota was asked for.
 #[derive(Debug)]
 pub(super) struct QuotaPlan {
-    /// Counted from 1.
-    number: u64,
+    /// Answers that were there before it was put.
+    after: u64,
     pub(super) asks: u64,
     at_ms: u64,
     wall_s: i64,
@@ -123,6 +136,8 @@ pub(super) struct QuotaPlan {
     debt: i64,
     /// Refused here: counted if the counter is at its end still.
     refused: i64,
+    /// Debt that another question is telling, which this one may overtake.
+    held: i64,
 }
 
 /// What an answer means for those who wait.
@@ -178,9 +193,8 @@ impl QuotaCell {
             waiting: AtomicI64::new(0),
             told: AtomicI64::new(0),
             beyond: AtomicI64::new(0),
-            question_count: AtomicU64::new(0),
-            answered: AtomicU64::new(0),
             refused: AtomicI64::new(0),
+            turn: Mutex::default(),
             renewal_s,
             is_ahead: is_leased || !outlook.settings.is_shared,
             outlook,
@@ -247,6 +261,7 @@ impl QuotaCell {
     /// Keeps units that the counter has counted for requests which did not wait for them. Those that
     /// were admitted by the local share meanwhile have them; what is over is for others.
     pub(super) fn keep(&self, units: u64) {
+        let _turn = self.turn();
         let units = units as i64;
         let units = units - self.lease.repay(units);
         let units = units - take_up_to(&self.beyond, units);
@@ -295,6 +310,7 @@ impl QuotaCell {
 
     /// Starts anew, for whoever has just reset the counter.
     pub fn forget(&self) {
+        let _turn = self.turn();
         self.lease.take_all();
         self.lease.take_debt();
         self.lease.deny_until(0);
@@ -330,6 +346,7 @@ impl QuotaCell {
     /// A node's share of what was left when the store last answered. Counted as debt, which the
     /// counter gets when the store is back.
     fn take_share(&self, now_ms: u64) -> QuotaTaken {
+        let _turn = self.turn();
         self.renew_alone(now_ms);
         let rest = (self.max - self.counter.load(Relaxed)).max(0);
         let nodes = i64::from(self.outlook.nodes());
@@ -393,12 +410,16 @@ impl QuotaCell {
 
     /// How much to ask for `asks` requests that wait, or for a refill when there are none.
     pub(super) fn plan(&self, asks: u64, at_ms: u64, wall_ns: i64) -> QuotaPlan {
+        let turn = self.turn();
         // What is left of a period that is over counts for nothing, what it refused neither.
         let is_over = at_ms >= self.lease.ends_at_ms();
         self.lease.take_ended(at_ms);
         let stock = self.lease.stock();
-        let debt = self.lease.take_debt();
-        self.told.fetch_add(debt, Relaxed);
+        // First here, so that it is never in neither place.
+        let owed = self.lease.debt();
+        let held = self.told.fetch_add(owed, Relaxed);
+        let debt = self.lease.repay(owed);
+        self.told.fetch_sub(owed - debt, Relaxed);
         let drawn = (self.stocked.load(Relaxed) - stock).max(0) + debt + asks as i64;
         self.stocked.store(stock, Relaxed);
         self.pace.note(drawn as u64, at_ms);
@@ -423,13 +444,14 @@ impl QuotaCell {
             refused => refused,
         };
         QuotaPlan {
-            number: self.question_count.fetch_add(1, Relaxed) + 1,
+            after: turn.answers,
             asks,
             at_ms,
             wall_s: wall_ns / NS_PER_S,
             want,
             debt,
             refused,
+            held,
         }
     }
 
@@ -450,6 +472,7 @@ impl QuotaCell {
             plan.debt,
             plan.asks as i64,
             plan.refused,
+            plan.held,
         ];
         eval(&scripts::QUOTA, self.name.to_string(), &args)
     }
@@ -469,13 +492,15 @@ impl QuotaCell {
     /// Reads the answer to [`QuotaCell::eval`].
     pub(super) fn settle(&self, plan: &QuotaPlan, reply: &ScriptReply) -> Option<QuotaSettled> {
         let [granted, counter, left_ms, server_ms] = reply.ints()?;
+        let mut turn = self.turn();
         let server_end_ms = if left_ms < 0 { -1 } else { server_ms + left_ms };
         self.server_end_ms.store(server_end_ms, Relaxed);
-        Some(self.grant(plan, granted, counter, left_ms))
+        Some(self.grant(&mut turn, plan, granted, counter, left_ms))
     }
 
     /// Reads the answer to [`QuotaCell::add`].
     pub(super) fn settle_add(&self, plan: &QuotaPlan, add: &Add, counter: Counter) -> QuotaSettled {
+        let mut turn = self.turn();
         let left_ms = match counter.ttl {
             Some(Ttl::Ms(ms)) => ms as i64,
             Some(Ttl::Forever) => -1,
@@ -487,13 +512,15 @@ impl QuotaCell {
             && self.renewal_s > 0
             && granted < plan.asks as i64
             && self.is_overdue(plan);
-        let mut settled = self.grant(plan, granted, counter.value.min(self.max), left_ms);
+        let counter = counter.value.min(self.max);
+        let mut settled = self.grant(&mut turn, plan, granted, counter, left_ms);
         settled.is_stale = is_stale;
         settled
     }
 
     /// Puts back what could not be told.
     pub(super) fn failed(&self, plan: &QuotaPlan) {
+        let _turn = self.turn();
         self.refill_at_ms.store(0, Relaxed);
         self.lease.owe(plan.debt);
         self.told.fetch_sub(plan.debt, Relaxed);
@@ -502,6 +529,7 @@ impl QuotaCell {
 
     /// Units to give back, and how: all of the stock, when this node stops using it.
     pub(super) fn plan_back(&self) -> Option<(i64, Eval)> {
+        let _turn = self.turn();
         let back = self.lease.take_all();
         if back == 0 {
             return None;
@@ -517,6 +545,7 @@ impl QuotaCell {
     /// What the counter still has to hear of, and for how long the period goes on: debt less stock.
     /// Takes both out. `None` when that is nothing, or when the period is over or about to be.
     pub(super) fn take_unsettled(&self, now_ms: u64) -> Option<Add> {
+        let _turn = self.turn();
         let ends_at_ms = self.lease.ends_at_ms();
         let by = self.lease.take_debt() - self.lease.take_all();
         let rest_ms = ends_at_ms.saturating_sub(now_ms);
@@ -532,18 +561,32 @@ impl QuotaCell {
         now_ms < self.lease.ends_at_ms()
     }
 
+    fn turn(&self) -> MutexGuard<'_, Turn> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn is_overdue(&self, plan: &QuotaPlan) -> bool {
         plan.wall_s > self.renews_at_s.load(Relaxed)
     }
 
-    fn grant(&self, plan: &QuotaPlan, granted: i64, counter: i64, left_ms: i64) -> QuotaSettled {
+    fn grant(
+        &self,
+        turn: &mut Turn,
+        plan: &QuotaPlan,
+        granted: i64,
+        counter: i64,
+        left_ms: i64,
+    ) -> QuotaSettled {
         self.refill_at_ms.store(0, Relaxed);
         let renews_at_s = self.renews_at_s.load(Relaxed);
         let ends_at_ms = self.period(plan, counter - granted - plan.debt <= 0, left_ms);
         let mut admitted = plan.asks.min(granted as u64);
         let credits = granted - admitted as i64;
-        // One that was overtaken knows less than is known.
-        if self.answered.fetch_max(plan.number, Relaxed) < plan.number {
+        // Of two that were under way together, over connections of their own, nobody knows which was
+        // counted later; unless the counter was reset, the one with more was.
+        turn.answers += 1;
+        if plan.after >= turn.counter_is_from || counter > self.counter.load(Relaxed) {
+            turn.counter_is_from = turn.answers;
             self.counter.store(counter, Relaxed);
         }
         self.told.fetch_sub(plan.debt, Relaxed);

@@ -124,7 +124,7 @@ pub(super) struct Settled {
 
 /// A limiter that has to be marked as exceeded.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Mark {
+pub struct Mark {
     pub(super) key: String,
     pub(super) per_s: u64,
 }
@@ -595,8 +595,14 @@ impl RateCell {
         let since_ms = self.telling_at_ms.load(Relaxed);
         // What was told twice is counted twice, for one window; what is not told at all would be
         // admitted twice.
-        if used > 0 && (since_ms == 0 || plan.at_ms > since_ms + TELLING_LOST_MS) {
-            self.telling_at_ms.store(plan.at_ms.max(1), Relaxed);
+        let is_due = used > 0 && (since_ms == 0 || plan.at_ms > since_ms + TELLING_LOST_MS);
+        let now_ms = plan.at_ms.max(1);
+        if is_due
+            && self
+                .telling_at_ms
+                .compare_exchange(since_ms, now_ms, Relaxed, Relaxed)
+                .is_ok()
+        {
             plan.told = used;
         }
     }

@@ -1,10 +1,9 @@
 //! The task on tokio's side that asks the store for all limiters of the node.
 //!
-//! What waits becomes one pipelined question: requests that wait for the same limiter are one run
-//! of its script. Several questions are under way at once, so that one slow answer holds up nobody
+//! What waits becomes one pipelined question ([`Round`](super::Round)). Several questions are under way at once, so that one slow answer holds up nobody
 //! else; the embedded store gets one at a time, which is one commit, and keeps their order.
 
-use std::{collections::HashMap, pin::pin, sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
@@ -13,9 +12,8 @@ use tokio::{
 
 use crate::{
     limit::{
-        Cells, Outlook, QuotaCell, QuotaTaken, RateCell, Taken,
-        quota::QuotaPlan,
-        rate::{Mark, RatePlan, eval},
+        Batch, Cells, Outlook, QuotaCell, QuotaTaken, RateCell, Taken,
+        rate::{Mark, eval},
         scripts, smoothing,
     },
     mailbox::{Desk, Reply},
@@ -31,6 +29,14 @@ pub enum Work {
     Quota(Arc<QuotaCell>, u64),
     /// Units that this cell has and nobody will use.
     Return(Arc<QuotaCell>),
+    /// A limiter is exceeded.
+    Mark(Mark),
+    /// A smoothed limit, whose turn it is to move, had so many requests in its window.
+    Smooth {
+        cell: Arc<RateCell>,
+        count: u64,
+        at_ms: u64,
+    },
 }
 
 /// A request that was told to ask. `at_ms` is the time given to `take`.
@@ -133,19 +139,19 @@ impl Reconciler {
             {
                 work.push(more);
             }
-            let mut batch = Batch::default();
+            let mut load = Load::default();
             for question in questions.drain(..) {
-                batch.ask(read(question.payload), question.reply);
+                load.batch.ask(read(question.payload), question.reply);
             }
             for work in work.drain(..) {
-                batch.work(work);
+                load.take(work);
             }
             let store = (self.store)();
             let outlook = Arc::clone(self.cells.outlook());
             let now_ms = (self.now_ms)();
             // A panic in there drops the replies, which tells the shards.
             tokio::spawn(async move {
-                batch.run(store, &outlook, now_ms, slot, write).await;
+                load.run(store, &outlook, now_ms, slot, write).await;
             });
         }
     }
@@ -223,62 +229,33 @@ async fn give_back(quotas: &[Arc<QuotaCell>], store: &StoreSource, now_ms: u64) 
     }
 }
 
-/// Everything that waits, by limiter.
-struct Batch<A> {
-    rates: Vec<Waiting<RateCell, A>>,
-    quotas: Vec<Waiting<QuotaCell, A>>,
+/// Everything that waits to be asked and done.
+struct Load<A> {
+    batch: Batch<Reply<A>>,
     returns: Vec<Arc<QuotaCell>>,
-    /// Where a cell stands in its list, by address.
-    places: HashMap<usize, usize>,
+    marks: Vec<Mark>,
+    smooths: Vec<(Arc<RateCell>, u64, u64)>,
 }
 
-struct Waiting<C, A> {
-    cell: Arc<C>,
-    at_ms: u64,
-    replies: Vec<Reply<A>>,
-}
-
-impl<C, A> Waiting<C, A> {
-    /// Everybody who waits decides alone.
-    fn answer_unknown(&mut self, write: fn(Answer) -> A) {
-        for reply in self.replies.drain(..) {
-            reply.send(write(Answer::Unknown));
-        }
-    }
-}
-
-impl<A> Default for Batch<A> {
+impl<A> Default for Load<A> {
     fn default() -> Self {
         Self {
-            rates: Vec::new(),
-            quotas: Vec::new(),
+            batch: Batch::default(),
             returns: Vec::new(),
-            places: HashMap::new(),
+            marks: Vec::new(),
+            smooths: Vec::new(),
         }
     }
 }
 
-impl<A> Batch<A> {
-    fn ask(&mut self, question: Question, reply: Reply<A>) {
-        match question {
-            Question::Rate { cell, at_ms } => {
-                file(&mut self.rates, &mut self.places, cell, at_ms, Some(reply));
-            }
-            Question::Quota { cell, at_ms } => {
-                file(&mut self.quotas, &mut self.places, cell, at_ms, Some(reply));
-            }
-        }
-    }
-
-    fn work(&mut self, work: Work) {
+impl<A: Send + 'static> Load<A> {
+    fn take(&mut self, work: Work) {
         match work {
-            Work::Rate(cell, at_ms) => {
-                file(&mut self.rates, &mut self.places, cell, at_ms, None);
-            }
-            Work::Quota(cell, at_ms) => {
-                file(&mut self.quotas, &mut self.places, cell, at_ms, None);
-            }
+            Work::Rate(cell, at_ms) => self.batch.rate(cell, at_ms, None),
+            Work::Quota(cell, at_ms) => self.batch.quota(cell, at_ms, None),
             Work::Return(cell) => self.returns.push(cell),
+            Work::Mark(mark) => self.marks.push(mark),
+            Work::Smooth { cell, count, at_ms } => self.smooths.push((cell, count, at_ms)),
         }
     }
 
@@ -292,7 +269,9 @@ impl<A> Batch<A> {
     ) {
         let Ok(store) = store else {
             outlook.lose();
-            return self.answer_unknown(write);
+            return self
+                .batch
+                .give_up(|reply, answer| reply.send(write(answer)));
         };
         let returns = std::mem::take(&mut self.returns);
         if !returns.is_empty() {
@@ -307,7 +286,7 @@ impl<A> Batch<A> {
                 self.run_shared(scripts, &store, outlook, slot, write).await;
             }
             None => {
-                self.run_embedded(&*store, outlook, write).await;
+                run_embedded(self.batch, &*store, outlook, write).await;
                 drop(slot);
             }
         }
@@ -316,164 +295,112 @@ impl<A> Batch<A> {
     /// One round trip for everything. A store that is silent keeps no place that others wait for:
     /// three silences, and nobody asks any more.
     async fn run_shared(
-        self,
+        mut self,
         scripts: &dyn Scripts,
         store: &Arc<dyn Store>,
         outlook: &Arc<Outlook>,
         slot: OwnedSemaphorePermit,
         write: fn(Answer) -> A,
     ) {
-        let wall_ns = (outlook.settings.wall_ns)();
-        let mut evals = Vec::new();
-        let (mut rates, mut quotas) = (Vec::new(), Vec::new());
-        for waiting in self.rates {
-            let from = evals.len();
-            let asks = waiting.replies.len() as u64;
-            let plan = waiting.cell.plan(asks, waiting.at_ms, wall_ns, &mut evals);
-            rates.push((waiting, plan, from..evals.len()));
-        }
-        for waiting in self.quotas {
-            let plan = waiting
-                .cell
-                .plan(waiting.replies.len() as u64, waiting.at_ms, wall_ns);
-            evals.push(waiting.cell.eval(&plan));
-            quotas.push((waiting, plan, evals.len() - 1));
-        }
+        let tell = |reply: Reply<A>, answer| reply.send(write(answer));
+        let (mut round, evals) = std::mem::take(&mut self.batch).plan(outlook);
         let deadline = Duration::from_millis(outlook.deadline_ms());
         let mut slot = Some(slot);
         let mut asking = pin!(ask(scripts, outlook, evals));
         // Counted from here and not from the request: a machine that is busy is no store that is
         // away.
-        let in_time = timeout(deadline, &mut asking).await;
-        let is_late = in_time.is_err();
-        let replies = match in_time {
+        let replies = match timeout(deadline, &mut asking).await {
             Ok(replies) => replies,
             Err(_) => {
-                outlook.miss();
                 drop(slot.take());
-                // Nobody waits any longer; what the store has counted for them is kept for others.
-                for (waiting, ..) in &mut rates {
-                    waiting.answer_unknown(write);
-                }
-                for (waiting, ..) in &mut quotas {
-                    waiting.answer_unknown(write);
-                }
+                round.give_up(outlook, tell);
                 asking.await
             }
         };
-        let mut marks = Vec::new();
-        for (waiting, plan, range) in rates {
-            let replies = replies.get(range).unwrap_or_default();
-            settle_rate(waiting, plan, replies, &mut marks, store, outlook, write);
+        for work in round.settle(&replies, outlook, tell) {
+            self.take(work);
         }
-        for (waiting, plan, at) in quotas {
-            let reply = replies.get(at).and_then(|reply| reply.as_ref().ok());
-            settle_quota(waiting, &plan, reply, is_late, outlook, write);
+        for (cell, count, at_ms) in self.smooths {
+            let (store, outlook) = (Arc::clone(store), Arc::clone(outlook));
+            tokio::spawn(async move { smooth(&cell, count, at_ms, &store, &outlook).await });
         }
-        if !marks.is_empty() {
-            let evals = marks
+        if !self.marks.is_empty() {
+            let evals = self
+                .marks
                 .into_iter()
                 .map(|Mark { key, per_s }| eval(&scripts::MARK, key, &[per_s as i64]));
             // A mark that cannot be set is set by the next request.
             let _ = timeout(ANSWER_MAX, scripts.eval_many(evals.collect())).await;
         }
     }
+}
 
-    /// One commit for all quotas; rate limits never ask here.
-    async fn run_embedded(self, store: &dyn Store, outlook: &Outlook, write: fn(Answer) -> A) {
-        for waiting in self.rates {
-            for reply in waiting.replies {
-                reply.send(write(Answer::Unknown));
-            }
-        }
-        let wall_ns = (outlook.settings.wall_ns)();
-        let mut quotas: Vec<_> = self
-            .quotas
-            .into_iter()
-            .map(|waiting| {
-                let asks = waiting.replies.len() as u64;
-                let plan = waiting.cell.plan(asks, waiting.at_ms, wall_ns);
-                let add = waiting.cell.add(&plan);
-                (waiting, plan, add)
-            })
-            .collect();
-        // A second round is only for counters that had to go first.
-        for _ in 0..2 {
-            if quotas.is_empty() {
-                return;
-            }
-            let adds = quotas.iter().map(|(_, _, add)| add.clone()).collect();
-            let started = Instant::now();
-            let Ok(Ok(counters)) = timeout(ANSWER_MAX, store.add(adds)).await else {
-                outlook.lose();
-                for (waiting, plan, _) in quotas {
-                    waiting.cell.failed(&plan);
-                    for reply in waiting.replies {
-                        reply.send(write(Answer::Unknown));
-                    }
-                }
-                return;
-            };
-            outlook.answered(micros(started));
-            let mut again = Vec::new();
-            for ((waiting, plan, add), counter) in quotas.into_iter().zip(counters) {
-                let settled = waiting.cell.settle_add(&plan, &add, counter);
-                if settled.is_stale && store.delete(waiting.cell.name()).await.is_ok() {
-                    waiting.cell.forget();
-                    let plan =
-                        waiting
-                            .cell
-                            .plan(waiting.replies.len() as u64, waiting.at_ms, wall_ns);
-                    let add = waiting.cell.add(&plan);
-                    again.push((waiting, plan, add));
-                    continue;
-                }
-                if settled.is_renewed {
-                    outlook.renewed(&waiting.cell);
-                }
-                for (number, reply) in waiting.replies.into_iter().enumerate() {
-                    reply.send(write(Answer::Quota(settled.answer(number as u64))));
-                }
-            }
-            quotas = again;
-        }
-        for (waiting, _, _) in quotas {
-            for reply in waiting.replies {
-                reply.send(write(Answer::Unknown));
-            }
-        }
-    }
-
-    fn answer_unknown(self, write: fn(Answer) -> A) {
-        let replies = self.rates.into_iter().flat_map(|waiting| waiting.replies);
-        let more = self.quotas.into_iter().flat_map(|waiting| waiting.replies);
-        for reply in replies.chain(more) {
+/// One commit for all quotas; rate limits never ask here.
+async fn run_embedded<A>(
+    batch: Batch<Reply<A>>,
+    store: &dyn Store,
+    outlook: &Outlook,
+    write: fn(Answer) -> A,
+) {
+    for waiting in batch.rates {
+        for reply in waiting.who {
             reply.send(write(Answer::Unknown));
         }
     }
-}
-
-/// Puts a cell into its list, or another request to the cell that is there.
-fn file<C, A>(
-    list: &mut Vec<Waiting<C, A>>,
-    places: &mut HashMap<usize, usize>,
-    cell: Arc<C>,
-    at_ms: u64,
-    reply: Option<Reply<A>>,
-) {
-    let place = *places
-        .entry(Arc::as_ptr(&cell).addr())
-        .or_insert(list.len());
-    match list.get_mut(place) {
-        Some(waiting) => {
-            waiting.at_ms = waiting.at_ms.min(at_ms);
-            waiting.replies.extend(reply);
+    let wall_ns = (outlook.settings.wall_ns)();
+    let mut quotas: Vec<_> = batch
+        .quotas
+        .into_iter()
+        .map(|waiting| {
+            let asks = waiting.who.len() as u64;
+            let plan = waiting.cell.plan(asks, waiting.at_ms, wall_ns);
+            let add = waiting.cell.add(&plan);
+            (waiting, plan, add)
+        })
+        .collect();
+    // A second round is only for counters that had to go first.
+    for _ in 0..2 {
+        if quotas.is_empty() {
+            return;
         }
-        None => list.push(Waiting {
-            cell,
-            at_ms,
-            replies: reply.into_iter().collect(),
-        }),
+        let adds = quotas.iter().map(|(_, _, add)| add.clone()).collect();
+        let started = Instant::now();
+        let Ok(Ok(counters)) = timeout(ANSWER_MAX, store.add(adds)).await else {
+            outlook.lose();
+            for (waiting, plan, _) in quotas {
+                waiting.cell.failed(&plan);
+                for reply in waiting.who {
+                    reply.send(write(Answer::Unknown));
+                }
+            }
+            return;
+        };
+        outlook.answered(micros(started));
+        let mut again = Vec::new();
+        for ((waiting, plan, add), counter) in quotas.into_iter().zip(counters) {
+            let settled = waiting.cell.settle_add(&plan, &add, counter);
+            if settled.is_stale && store.delete(waiting.cell.name()).await.is_ok() {
+                waiting.cell.forget();
+                let plan = waiting
+                    .cell
+                    .plan(waiting.who.len() as u64, waiting.at_ms, wall_ns);
+                let add = waiting.cell.add(&plan);
+                again.push((waiting, plan, add));
+                continue;
+            }
+            if settled.is_renewed {
+                outlook.renewed(&waiting.cell);
+            }
+            for (number, reply) in waiting.who.into_iter().enumerate() {
+                reply.send(write(Answer::Quota(settled.answer(number as u64))));
+            }
+        }
+        quotas = again;
+    }
+    for (waiting, _, _) in quotas {
+        for reply in waiting.who {
+            reply.send(write(Answer::Unknown));
+        }
     }
 }
 
@@ -499,74 +426,6 @@ async fn ask(
         _ => {
             outlook.lose();
             Vec::new()
-        }
-    }
-}
-
-fn settle_rate<A>(
-    waiting: Waiting<RateCell, A>,
-    plan: Option<RatePlan>,
-    replies: &[Result<ScriptReply, StoreError>],
-    marks: &mut Vec<Mark>,
-    store: &Arc<dyn Store>,
-    outlook: &Arc<Outlook>,
-    write: fn(Answer) -> A,
-) {
-    let settled = plan.and_then(|plan| waiting.cell.settle(&plan, replies));
-    let Some(settled) = settled else {
-        for reply in waiting.replies {
-            reply.send(write(Answer::Unknown));
-        }
-        return;
-    };
-    for (number, reply) in waiting.replies.into_iter().enumerate() {
-        let taken = if (number as u64) < settled.admitted {
-            Taken::Admitted
-        } else {
-            Taken::Denied {
-                retry_at_ms: settled.retry_at_ms,
-            }
-        };
-        reply.send(write(Answer::Rate(taken)));
-    }
-    marks.extend(settled.mark);
-    if let (Some(count), Some(allowance)) = (settled.smooth, waiting.cell.allowance())
-        && allowance.is_due(waiting.at_ms)
-    {
-        let (cell, store, outlook) = (waiting.cell, Arc::clone(store), Arc::clone(outlook));
-        let at_ms = waiting.at_ms;
-        tokio::spawn(async move { smooth(&cell, count, at_ms, &store, &outlook).await });
-    }
-}
-
-fn settle_quota<A>(
-    waiting: Waiting<QuotaCell, A>,
-    plan: &QuotaPlan,
-    reply: Option<&ScriptReply>,
-    is_late: bool,
-    outlook: &Outlook,
-    write: fn(Answer) -> A,
-) {
-    match reply.and_then(|reply| waiting.cell.settle(plan, reply)) {
-        Some(settled) => {
-            if is_late {
-                waiting.cell.keep(settled.admitted);
-            }
-            if settled.is_renewed {
-                outlook.renewed(&waiting.cell);
-            }
-            for (number, reply) in waiting.replies.into_iter().enumerate() {
-                reply.send(write(Answer::Quota(settled.answer(number as u64))));
-            }
-        }
-        None => {
-            if reply.is_some() {
-                outlook.miss();
-            }
-            waiting.cell.failed(plan);
-            for reply in waiting.replies {
-                reply.send(write(Answer::Unknown));
-            }
         }
     }
 }

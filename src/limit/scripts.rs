@@ -138,8 +138,9 @@ return count",
 /// period (0: no end); a grant is at most the rest divided by this (0: all of it); 1 when the time
 /// of renewal that the session has is over; units to count whatever happens; units that requests
 /// wait for, which are granted while there are any; refused ones, which count while the counter is
-/// at its end (after a reset they are nobody's). Answers: granted, the
-/// counter, milliseconds left of the period (-1: no end), the server's time (ms).
+/// at its end (after a reset they are nobody's); units that are granted to nobody, because what was
+/// used is being told over another connection. Answers: granted, the counter, milliseconds left of
+/// the period (-1: no end), the server's time (ms).
 pub(super) static QUOTA: Script = Script::new(
     "local want, all, max = tonumber(ARGV[1]), ARGV[2] == '1', tonumber(ARGV[3])
 local renewal, share = tonumber(ARGV[4]), tonumber(ARGV[5])
@@ -153,7 +154,7 @@ if ttl == -1 and renewal > 0 and ARGV[6] == '1' and n + extra >= max then
 end
 if n >= max then extra = extra + tonumber(ARGV[9]) end
 local rest = max - n - extra
-local granted = math.max(0, math.min(want, rest))
+local granted = math.max(0, math.min(want, rest - tonumber(ARGV[10])))
 if share > 0 then
   granted = math.min(granted, math.max(1, tonumber(ARGV[8]), math.floor(rest / share)))
 end

@@ -110,6 +110,10 @@ pub(super) const LIMIT_ASKS: Name = counter(
     "penstock_limit_asks_total",
     "Requests whose limit was asked from the store.",
 );
+pub(super) const LIMIT_ASKS_DIRECT: Name = counter(
+    "penstock_limit_asks_direct_total",
+    "Those of them that went over a shard's own connection.",
+);
 pub(super) const LIMIT_LOCAL: Name = counter(
     "penstock_limit_local_total",
     "Requests whose limit was decided by the local share because the store gave no answer.",

@@ -255,6 +255,10 @@ impl Registry {
             ],
         );
         page.value(names::LIMIT_ASKS, self.sum(|shard| &shard.limit_asks));
+        page.value(
+            names::LIMIT_ASKS_DIRECT,
+            self.sum(|shard| &shard.limit_asks_direct),
+        );
         page.value(names::LIMIT_LOCAL, self.sum(|shard| &shard.limit_local));
     }
 

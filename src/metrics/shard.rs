@@ -97,6 +97,8 @@ pub struct Shard {
     pub throttled: Counter,
     /// Requests whose limit was asked from the store.
     pub limit_asks: Counter,
+    /// Of them, over the shard's own connection.
+    pub limit_asks_direct: Counter,
     /// Requests whose limit the local share decided, for want of an answer.
     pub limit_local: Counter,
     /// Exchanges that failed on the upstream's side.

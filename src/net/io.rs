@@ -279,13 +279,13 @@ impl Transport for Stream {
 }
 
 #[cfg(test)]
-pub(in crate::net) mod tests {
+pub(crate) mod tests {
     use monoio::{FusionDriver, LegacyDriver, RuntimeBuilder};
 
     use super::*;
 
     /// Runs the same body on io_uring (where the machine has it) and on epoll.
-    pub(in crate::net) fn on_both_drivers<F: Future<Output = ()>>(body: impl Fn() -> F) {
+    pub(crate) fn on_both_drivers<F: Future<Output = ()>>(body: impl Fn() -> F) {
         RuntimeBuilder::<FusionDriver>::new()
             .enable_timer()
             .build()

@@ -60,7 +60,7 @@ use crate::{
         Item, Job,
         runtime::{Driver, Handle, Parts, start},
     },
-    storage::{Liveness, Owner, StoreError},
+    storage::{Liveness, Owner, STORE_CONNECTIONS, StoreError},
 };
 
 const QUESTIONS_MAX: usize = 16 << 10;
@@ -190,6 +190,9 @@ impl Process {
         settings.times_steps = statsd.is_some();
         let settings = Arc::new(settings);
         let mut shards = Vec::with_capacity(self.shards);
+        // As many connections as the configuration allows.
+        let may_ask = config.storage.store_kind() == Some(StoreKind::Redis)
+            && config.storage.max_active_or_default() >= STORE_CONNECTIONS + self.shards;
         for index in 0..self.shards {
             let metrics = self.registry.shard(index).unwrap_or_default();
             let cpu = self.cpus.get(index % self.cpus.len().max(1)).copied();
@@ -203,6 +206,7 @@ impl Process {
                 sessions: session_mail.clone(),
                 limits: limit_mail.clone(),
                 cells: Arc::clone(&cells),
+                doorway: may_ask.then(|| self.owner.doorway()),
                 records: records.next(),
                 tracer: tracers.next(),
                 control: control_mail.clone(),

@@ -14,13 +14,14 @@ use crate::{
     analytics,
     auth::directory::{Ask, Found},
     control::{Answer, Call, Paths},
-    exchange::{Local, Settings, limits::Limiters, sessions::Sessions},
+    exchange::{Local, Settings, direct::Direct, limits::Limiters, sessions::Sessions},
     gateway::{serve::Worker, snapshot::Published},
     limit,
     mailbox::{Inbox, Line, Mailbox, Outlet, Wake, inbox},
     metrics,
     net::{sys, watch::TICK_MS},
     shard::{Item, Job, Shard, accept, conn},
+    storage::Doorway,
     telemetry::Tracer,
 };
 
@@ -77,6 +78,8 @@ pub struct Parts {
     pub sessions: Mailbox<Ask, Found>,
     pub limits: Mailbox<limit::Question, limit::Answer>,
     pub cells: Arc<limit::Cells>,
+    /// Where the limiters' store is, if shards may ask it themselves.
+    pub doorway: Option<Arc<Doorway>>,
     pub records: Option<analytics::Producer>,
     pub tracer: Option<Tracer>,
     pub control: Mailbox<Call, Answer>,
@@ -161,8 +164,13 @@ async fn shard_main(parts: Parts, inbox: Inbox<Item>, back: Outlet<Item>) {
         parts.settings.store_deadline_ms,
         parts.settings.session_fresh_ms,
     );
+    let outlook = parts.cells.outlook();
+    let direct = parts
+        .doorway
+        .map(|doorway| Direct::new(doorway, Arc::clone(outlook)));
     let limiters = Limiters::new(
         Line::new(parts.limits, back.clone(), QUESTIONS_MAX),
+        direct,
         parts.cells,
         Arc::clone(&parts.metrics),
     );
@@ -184,6 +192,7 @@ async fn shard_main(parts: Parts, inbox: Inbox<Item>, back: Outlet<Item>) {
         acceptors: RefCell::default(),
     });
     conn::spawn(timer(Rc::clone(&shard)));
+    conn::spawn(keep_direct(Rc::clone(&shard.worker.local)));
     let bell = match crate::net::io::Pollable::new(inbox.bell()) {
         Ok(bell) => bell,
         Err(error) => {
@@ -241,6 +250,12 @@ fn take(shard: &Rc<Shard>, item: Item) {
             local.ending.set(true);
             local.watch.interrupt_all();
         }
+    }
+}
+
+async fn keep_direct(local: Rc<Local>) {
+    if let Some(direct) = local.limiters.direct() {
+        direct.run(&local.watch).await;
     }
 }
 

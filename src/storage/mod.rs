@@ -6,6 +6,7 @@
 //!
 //! Tyk: `storage/redis_cluster.go`, `storage/connection_handler.go`.
 
+mod doorway;
 pub mod embedded;
 pub mod keys;
 mod liveness;
@@ -14,6 +15,7 @@ mod ops;
 mod owner;
 mod pulse;
 mod redis;
+pub mod resp;
 mod script;
 mod subscription;
 mod watched;
@@ -27,12 +29,13 @@ use std::{
 
 use crate::config::{Config, Storage, StoreKind};
 
+pub use doorway::{Doorway, Endpoint};
 pub use embedded::Embedded;
 pub use liveness::{Liveness, Probe};
 pub use ops::{Add, Chunk, Counter, ListLimit, PushOutcome, Records, Replace, Ttl, WriteOp};
 pub use owner::{NotOwner, Open, Owner, Ownership, WriteGuard};
 pub use pulse::Pulse;
-pub use redis::Redis;
+pub use redis::{CONNECTIONS as STORE_CONNECTIONS, Redis, Refusal};
 pub use script::{Eval, Script, ScriptReply, Scripts};
 pub use subscription::{Event, Subscription};
 
@@ -105,6 +108,9 @@ pub trait Store: Send + Sync {
 
     /// `None` for a store of one process, which has nobody to agree with.
     fn scripts(&self) -> Option<&dyn Scripts>;
+
+    /// Has the doorway tell from now on where the server is; nothing where there is none.
+    fn show(&self, _doorway: Arc<Doorway>) {}
 
     /// Proves with a write that the store works now.
     fn probe(&self) -> Waiting<'_, ()>;

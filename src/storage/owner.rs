@@ -21,7 +21,7 @@ use std::{
 
 use tokio::sync::watch;
 
-use crate::storage::{Pulse, Store, StoreError, watched::Watched};
+use crate::storage::{Doorway, Pulse, Store, StoreError, watched::Watched};
 
 /// Opens the store. Called on a thread that may wait, inside the tokio runtime.
 pub type Open = Arc<dyn Fn() -> Result<Arc<dyn Store>, StoreError> + Send + Sync>;
@@ -44,6 +44,7 @@ pub struct Owner {
     /// Control writes under way.
     write_count: watch::Sender<usize>,
     pulse: Arc<Pulse>,
+    doorway: Arc<Doorway>,
     /// One hand-over at a time.
     turn: tokio::sync::Mutex<()>,
 }
@@ -87,6 +88,7 @@ impl Owner {
             }),
             write_count: watch::Sender::new(0),
             pulse: Arc::default(),
+            doorway: Arc::default(),
             turn: tokio::sync::Mutex::new(()),
         }
     }
@@ -100,6 +102,12 @@ impl Owner {
     #[must_use]
     pub fn pulse(&self) -> Arc<Pulse> {
         Arc::clone(&self.pulse)
+    }
+
+    /// Where the store's server is; stays the same through hand-overs.
+    #[must_use]
+    pub fn doorway(&self) -> Arc<Doorway> {
+        Arc::clone(&self.doorway)
     }
 
     /// The store, for those who have [`Store::patience`]. Every question to it ends in time, and at
@@ -158,6 +166,7 @@ impl Owner {
             .await
             .unwrap_or_else(|error| Err(StoreError::Unusable(error.to_string())))?;
         self.pulse.answered();
+        plain.show(self.doorway());
         let patience = plain.patience();
         let watched = Watched::new(Arc::clone(&plain), self.pulse(), patience);
         let store = Opened {
@@ -184,6 +193,7 @@ impl Owner {
             state.ownership = Ownership::Leaving;
             state.store.take()
         };
+        self.doorway.close();
         // Cannot fail: the sender lives as long as this does.
         let _ = self
             .write_count
@@ -194,7 +204,10 @@ impl Owner {
             None => Ok(()),
             Some(Opened { plain, .. }) => {
                 let flushed = plain.flush().await;
-                plain.close().await.and(flushed)
+                let closed = plain.close().await;
+                // It may have connected once more meanwhile.
+                self.doorway.close();
+                closed.and(flushed)
             }
         };
         self.state().ownership = Ownership::Released;

@@ -2,6 +2,9 @@
 
 use std::{
     collections::BTreeMap,
+    io::{BufRead as _, BufReader},
+    net::TcpListener,
+    process::{Child, Command, Stdio},
     sync::{
         Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
@@ -13,6 +16,56 @@ use super::*;
 /// So many records of one byte.
 pub(crate) fn some_records(count: usize) -> Records {
     (0..count).map(|_| [7]).collect()
+}
+
+/// A Redis of this test's own.
+pub(crate) struct RedisServer {
+    child: Child,
+    pub(crate) port: u16,
+}
+
+impl RedisServer {
+    pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// With further arguments.
+    pub(crate) fn start_with(args: &[&str]) -> Self {
+        // Between giving the port back and the server taking it, another may: try again.
+        for _ in 0..20 {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let port = listener.local_addr().unwrap().port();
+            drop(listener);
+            if let Some(server) = Self::start_on(port, args) {
+                return server;
+            }
+        }
+        panic!("redis-server found no port");
+    }
+
+    /// `None` when the port is taken.
+    pub(crate) fn start_on(port: u16, args: &[&str]) -> Option<Self> {
+        let mut child = Command::new("redis-server")
+            .args(["--port", &port.to_string()])
+            .args(["--bind", "127.0.0.1", "--save", ""])
+            .args(args)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("redis-server is installed (see the test command in README.md)");
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let is_ready = lines
+            .map_while(Result::ok)
+            .any(|line| line.contains("Ready to accept connections"));
+        let server = Self { child, port };
+        is_ready.then_some(server)
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 /// A store in memory that refuses a second opener and fails on command. A clone is the same store.

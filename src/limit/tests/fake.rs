@@ -251,6 +251,7 @@ impl State {
             mut extra,
             asks,
             refused,
+            held,
         ] = args
         else {
             panic!("{args:?}");
@@ -268,7 +269,7 @@ impl State {
             extra += refused;
         }
         let rest = max - value - extra;
-        let mut granted = want.min(rest).max(0);
+        let mut granted = want.min(rest - held).max(0);
         if share > 0 {
             granted = granted.min((rest.div_euclid(share)).max(asks).max(1));
         }

@@ -620,3 +620,84 @@ fn the_embedded_store_serves_a_small_quota_to_the_last_unit_with_tyks_headers() 
         embedded.close().await.unwrap();
     });
 }
+
+/// Several shards that ask by themselves: some answers come late, some never, some at once.
+#[test]
+fn threads_that_ask_for_one_quota_at_once_never_admit_more_than_it_has() {
+    const THREADS: u64 = 4;
+    const ROUNDS: u64 = 2_000;
+    let fake = Fake::at(NOW_US);
+    let (cells, _work) = node(at_rest(), 1);
+    let cell = cells.quota("quota-k", &quota(900, 3_600)).unwrap();
+    let admitted = std::sync::atomic::AtomicUsize::new(0);
+    let clock = AtomicU64::new(THREADS * 16);
+    std::thread::scope(|scope| {
+        for number in 0..THREADS {
+            let (fake, cells, cell, admitted) = (&fake, &cells, &cell, &admitted);
+            let clock = &clock;
+            scope.spawn(move || {
+                let mut random = Random(number + 1);
+                let outlook = cells.outlook();
+                let mut late = Vec::new();
+                for _ in 0..ROUNDS {
+                    // Slowly: a thread that stands still must not come back in another period.
+                    let at_ms = clock.fetch_add(1, SeqCst) / (THREADS * 16);
+                    let taken = cell.take(at_ms).taken;
+                    if taken == Taken::Admitted {
+                        admitted.fetch_add(1, SeqCst);
+                    }
+                    if taken != Taken::Ask {
+                        continue;
+                    }
+                    let waiting = cell.wait();
+                    let mut batch = Batch::default();
+                    batch.ask(
+                        Question::Quota {
+                            cell: Arc::clone(cell),
+                            at_ms,
+                        },
+                        (),
+                    );
+                    let (mut asked, evals) = batch.plan(outlook);
+                    let mut answers = Vec::new();
+                    let mut replies = Vec::new();
+                    match random.below(4) {
+                        // The question is lost.
+                        0 => {}
+                        way => {
+                            replies.extend(evals.iter().map(|eval| Ok(fake.eval(eval))));
+                            if way == 1 {
+                                asked.give_up(outlook, |(), answer| answers.push(answer));
+                            }
+                        }
+                    }
+                    if asked.is_late() {
+                        late.push((asked, replies));
+                    } else {
+                        let _ = asked.settle(&replies, outlook, |(), answer| answers.push(answer));
+                    }
+                    let taken = match answers.as_slice() {
+                        [Answer::Quota(taken)] => *taken,
+                        _ => {
+                            drop(waiting);
+                            cell.fallback(at_ms)
+                        }
+                    };
+                    admitted.fetch_add(usize::from(taken.taken == Taken::Admitted), SeqCst);
+                    if late.len() > 2 {
+                        let (asked, replies) = late.remove(0);
+                        let _ = asked.settle(&replies, outlook, |(), _| {});
+                    }
+                    outlook.answered(1);
+                }
+                for (asked, replies) in late {
+                    let _ = asked.settle(&replies, outlook, |(), _| {});
+                }
+            });
+        }
+    });
+    let admitted = admitted.load(SeqCst);
+    assert!(admitted <= 900, "{admitted}");
+    // Units of answers that came for nobody may be left over, and those that were held back.
+    assert!(admitted >= 800, "{admitted}");
+}

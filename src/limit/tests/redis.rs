@@ -1,11 +1,5 @@
 //! The scripts in a real `redis-server`: the same answers as the fake gives, at the same times.
 
-use std::{
-    io::{BufRead as _, BufReader},
-    net::TcpListener,
-    process::{Child, Command, Stdio},
-};
-
 use super::{
     super::{rate::eval, scripts},
     fake::Fake,
@@ -14,51 +8,15 @@ use super::{
 };
 use crate::{
     config::Config,
-    storage::{Script, Scripts, Store, opener},
+    storage::{Script, Scripts, Store, opener, tests::RedisServer},
 };
 
-struct Server(Child, u16);
-
-impl Server {
-    fn start() -> Self {
-        // Between giving the port back and the server taking it, another may: try again.
-        for _ in 0..20 {
-            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-            let port = listener.local_addr().unwrap().port();
-            drop(listener);
-            let mut child = Command::new("redis-server")
-                .args(["--port", &port.to_string()])
-                .args(["--bind", "127.0.0.1", "--save", ""])
-                .stdout(Stdio::piped())
-                .spawn()
-                .expect("redis-server is installed (see the test command in README.md)");
-            let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-            let is_ready = lines
-                .by_ref()
-                .map_while(Result::ok)
-                .any(|line| line.contains("Ready to accept connections"));
-            let server = Self(child, port);
-            if is_ready {
-                return server;
-            }
-        }
-        panic!("redis-server found no port");
-    }
-
-    fn open(&self) -> Arc<dyn Store> {
-        let mut config = Config::default();
-        config.storage.kind = "redis".to_owned();
-        config.storage.host = "127.0.0.1".to_owned();
-        config.storage.port = self.1.into();
-        opener(&config, std::path::Path::new("/nowhere")).unwrap()().unwrap()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+fn open(server: &RedisServer) -> Arc<dyn Store> {
+    let mut config = Config::default();
+    config.storage.kind = "redis".to_owned();
+    config.storage.host = "127.0.0.1".to_owned();
+    config.storage.port = server.port.into();
+    opener(&config, std::path::Path::new("/nowhere")).unwrap()().unwrap()
 }
 
 fn block_on(test: impl Future<Output = ()>) {
@@ -93,9 +51,9 @@ async fn run(scripts: &dyn Scripts, script: &'static Script, key: &str, args: &[
 
 #[test]
 fn the_scripts_and_the_fake_are_the_same_state_machine() {
-    let server = Server::start();
+    let server = RedisServer::start();
     block_on(async {
-        let store = server.open();
+        let store = open(&server);
         let redis = store.scripts().unwrap();
         let fake = Fake::at(1_700_000_000_000_000);
         let mut random = Random(5);
@@ -147,9 +105,9 @@ fn the_scripts_and_the_fake_are_the_same_state_machine() {
 
 #[test]
 fn entries_of_the_log_are_tyks_and_every_key_expires() {
-    let server = Server::start();
+    let server = RedisServer::start();
     block_on(async {
-        let store = server.open();
+        let store = open(&server);
         let redis = store.scripts().unwrap();
         assert_eq!(
             run(redis, &scripts::EXACT, "exact", &[3, 2_000, 2, 0]).await[0],
@@ -197,10 +155,10 @@ fn entries_of_the_log_are_tyks_and_every_key_expires() {
 #[test]
 fn three_nodes_share_limits_through_a_server_and_outlive_it() {
     use std::{sync::atomic::Ordering::SeqCst, time::Duration};
-    let server = Server::start();
+    let server = RedisServer::start();
     block_on(async {
         let nodes: Vec<_> = (0..3)
-            .map(|_| Node::start(shared(), 3, server.open()))
+            .map(|_| Node::start(shared(), 3, open(&server)))
             .collect();
         let started = tokio::time::Instant::now();
         let clock = || {
@@ -265,34 +223,43 @@ fn three_nodes_share_limits_through_a_server_and_outlive_it() {
 
 #[test]
 fn a_quotas_counter_lives_and_ends_as_the_fake_says() {
-    let server = Server::start();
+    let server = RedisServer::start();
     block_on(async {
-        let store = server.open();
+        let store = open(&server);
         let redis = store.scripts().unwrap();
         let quota = async |args: &[i64]| run(redis, &scripts::QUOTA, "quota-k", args).await;
-        // want, all, max, renewal, share, overdue, debt, asks, refused
-        let first = quota(&[5, 0, 100, 60, 4, 0, 0, 0, 0]).await;
+        // want, all, max, renewal, share, overdue, debt, asks, refused, held
+        let first = quota(&[5, 0, 100, 60, 4, 0, 0, 0, 0, 0]).await;
         assert_eq!(first[..2], [5, 5]);
         assert!((59_000..=60_000).contains(&first[2]), "{first:?}");
         assert_eq!(
             store.get("quota-k").await.unwrap().as_deref(),
             Some(&b"5"[..])
         );
-        assert_eq!(quota(&[80, 0, 100, 60, 4, 0, 0, 0, 0]).await[..2], [23, 28]);
         assert_eq!(
-            quota(&[80, 0, 100, 60, 4, 0, 2, 30, 0]).await[..2],
+            quota(&[80, 0, 100, 60, 4, 0, 0, 0, 0, 0]).await[..2],
+            [23, 28]
+        );
+        assert_eq!(
+            quota(&[80, 0, 100, 60, 4, 0, 2, 30, 0, 0]).await[..2],
             [30, 60]
         );
         assert_eq!(
-            quota(&[80, 0, 100, 60, 0, 0, 0, 0, 0]).await[..2],
+            quota(&[80, 0, 100, 60, 0, 0, 0, 0, 0, 0]).await[..2],
             [40, 100]
         );
-        assert_eq!(quota(&[1, 1, 100, 60, 0, 1, 0, 1, 3]).await[..2], [0, 104]);
+        assert_eq!(
+            quota(&[1, 1, 100, 60, 0, 1, 0, 1, 3, 0]).await[..2],
+            [0, 104]
+        );
         // Refused ones do not count into a counter that somebody has reset.
-        assert_eq!(quota(&[0, 1, 200, 60, 0, 0, 0, 0, 9]).await[..2], [0, 104]);
+        assert_eq!(
+            quota(&[0, 1, 200, 60, 0, 0, 0, 0, 9, 0]).await[..2],
+            [0, 104]
+        );
         // Back into the same period only.
         let ends = {
-            let now = quota(&[0, 0, 100, 60, 0, 0, 0, 0, 0]).await;
+            let now = quota(&[0, 0, 100, 60, 0, 0, 0, 0, 0, 0]).await;
             now[2] + now[3]
         };
         let back = async |args: &[i64]| run(redis, &scripts::QUOTA_BACK, "quota-k", args).await;
@@ -307,10 +274,10 @@ fn a_quotas_counter_lives_and_ends_as_the_fake_says() {
         // Without an expiry the session's time of renewal decides.
         store.set("quota-k", b"100", None).await.unwrap();
         assert_eq!(
-            quota(&[1, 1, 100, 60, 0, 0, 0, 1, 0]).await[..3],
+            quota(&[1, 1, 100, 60, 0, 0, 0, 1, 0, 0]).await[..3],
             [0, 101, -1]
         );
-        assert_eq!(quota(&[1, 1, 100, 60, 0, 1, 0, 1, 0]).await[..2], [1, 1]);
-        assert_eq!(quota(&[1, 1, 100, 60, 0, 1, 0, 1, 0]).await[..2], [1, 2]);
+        assert_eq!(quota(&[1, 1, 100, 60, 0, 1, 0, 1, 0, 0]).await[..2], [1, 1]);
+        assert_eq!(quota(&[1, 1, 100, 60, 0, 1, 0, 1, 0, 0]).await[..2], [1, 2]);
     });
 }

@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    net::SocketAddr,
     sync::{
         Arc, Weak,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
@@ -35,20 +36,24 @@ pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
-/// Connects by TCP and, where it is asked for, TLS.
-pub(super) async fn stream(options: &Options, address: &Address) -> io::Result<Box<dyn Stream>> {
+/// Connects by TCP and, where it is asked for, TLS; and to which address.
+pub(super) async fn stream(
+    options: &Options,
+    address: &Address,
+) -> io::Result<(Box<dyn Stream>, SocketAddr)> {
     let tcp = TcpStream::connect((address.host.as_str(), address.port)).await?;
+    let peer = tcp.peer_addr()?;
     tcp.set_nodelay(true)?;
     let keepalive = TcpKeepalive::new()
         .with_time(KEEPALIVE)
         .with_interval(KEEPALIVE);
     SockRef::from(&tcp).set_tcp_keepalive(&keepalive)?;
     let Some(tls) = &options.tls else {
-        return Ok(Box::new(tcp));
+        return Ok((Box::new(tcp), peer));
     };
     let name = ServerName::try_from(address.host.clone()).map_err(io::Error::other)?;
-    let tls = TlsConnector::from(Arc::clone(tls));
-    Ok(Box::new(tls.connect(name, tcp).await?))
+    let tls = TlsConnector::from(tls.config());
+    Ok((Box::new(tls.connect(name, tcp).await?), peer))
 }
 
 /// Sends commands one after the other and returns what was answered to each.
@@ -99,6 +104,7 @@ pub(super) enum Load {
 /// A connection on which many ask at once.
 pub(super) struct Connection {
     way: Way,
+    pub(super) peer: SocketAddr,
     driver: AbortHandle,
     flow: Arc<Flow>,
 }
@@ -146,7 +152,7 @@ impl Connection {
         load: Load,
     ) -> Result<Self, String> {
         let say = |error: &dyn std::fmt::Display| format!("{address}: {error}");
-        let mut stream = stream(options, address).await.map_err(|e| say(&e))?;
+        let (mut stream, peer) = stream(options, address).await.map_err(|e| say(&e))?;
         if load == Load::Bulk {
             let mut first: Vec<_> = login(&options.username, &options.password)
                 .into_iter()
@@ -158,7 +164,7 @@ impl Connection {
             }
             converse(&mut *stream, &first).await.map_err(|e| say(&e))?;
             let (freight, driver) = Freight::new(stream);
-            return Ok(Self::driven(Way::Freight(freight), driver));
+            return Ok(Self::driven(Way::Freight(freight), peer, driver));
         }
         let mut login = RedisConnectionInfo::default().set_db(options.database);
         if !options.password.is_empty() {
@@ -171,10 +177,14 @@ impl Connection {
         let (inner, driver) = MultiplexedConnection::new_with_config(&login, stream, config)
             .await
             .map_err(|e| say(&e))?;
-        Ok(Self::driven(Way::Shared(inner), driver))
+        Ok(Self::driven(Way::Shared(inner), peer, driver))
     }
 
-    fn driven(way: Way, driver: impl Future<Output = ()> + Send + 'static) -> Self {
+    fn driven(
+        way: Way,
+        peer: SocketAddr,
+        driver: impl Future<Output = ()> + Send + 'static,
+    ) -> Self {
         let flow = Arc::new(Flow {
             began: Instant::now(),
             is_broken: AtomicBool::new(false),
@@ -192,6 +202,7 @@ impl Connection {
         });
         Self {
             way,
+            peer,
             driver: driver.abort_handle(),
             flow,
         }

@@ -19,7 +19,7 @@ mod sentinel;
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -32,15 +32,18 @@ use tokio::{
 };
 
 use crate::storage::{
-    Add, Counter, Eval, ListLimit, PushOutcome, Records, Script, ScriptReply, Scripts, Store,
-    StoreError, Subscription, Ttl, Waiting, WriteOp, keys,
+    Add, Counter, Doorway, Eval, ListLimit, PushOutcome, Records, Script, ScriptReply, Scripts,
+    Store, StoreError, Subscription, Ttl, Waiting, WriteOp, keys,
 };
 
 use cluster::Cluster;
 use dial::Connection;
 use link::Link;
+pub use options::CONNECTIONS;
 pub(super) use options::Options;
 use options::{Address, Kind};
+pub use request::Refusal;
+pub(super) use request::refusal;
 use request::{Failure, FailureKind, Request, Route};
 use sentinel::Sentinels;
 
@@ -89,7 +92,11 @@ pub struct Redis {
     /// `None` once closed.
     transport: ArcSwapOption<Transport>,
     is_closed: watch::Sender<bool>,
+    doorway: Shown,
 }
+
+/// Who is told where the server is.
+type Shown = Arc<OnceLock<Arc<Doorway>>>;
 
 struct Transport {
     options: Options,
@@ -116,19 +123,21 @@ impl Drop for Following {
 }
 
 impl Transport {
-    fn new(options: &Options) -> Self {
+    fn new(options: &Options, doorway: &Shown) -> Self {
         let link = |dial| Link::new("redis", options, dial);
         let way = match &options.kind {
             Kind::Cluster => Way::Cluster(Cluster::new(options.clone())),
             Kind::Single => {
-                let options = options.clone();
+                let (options, doorway) = (options.clone(), Arc::clone(doorway));
                 Way::Single(link(Arc::new(move |load| {
-                    let options = options.clone();
+                    let (options, doorway) = (options.clone(), Arc::clone(&doorway));
                     Box::pin(async move {
-                        match options.addresses.first() {
-                            Some(address) => Connection::open(&options, address, load).await,
-                            None => Err("no address".to_owned()),
-                        }
+                        let Some(address) = options.addresses.first() else {
+                            return Err("no address".to_owned());
+                        };
+                        let connection = Connection::open(&options, address, load).await?;
+                        show(&doorway, &options, address, &connection);
+                        Ok(connection)
                     })
                 })))
             }
@@ -141,10 +150,16 @@ impl Transport {
                     master_name.clone(),
                     password.clone(),
                 ));
-                let asked = Arc::clone(&sentinels);
+                let (asked, doorway) = (Arc::clone(&sentinels), Arc::clone(doorway));
+                let options = options.clone();
                 let dial = Arc::new(move |load| {
-                    let sentinels = Arc::clone(&asked);
-                    Box::pin(async move { sentinels.dial(load).await }) as _
+                    let (sentinels, doorway) = (Arc::clone(&asked), Arc::clone(&doorway));
+                    let options = options.clone();
+                    Box::pin(async move {
+                        let (connection, master) = sentinels.dial(load).await?;
+                        show(&doorway, &options, &master, &connection);
+                        Ok(connection)
+                    }) as _
                 });
                 let followed = Arc::clone(&sentinels);
                 let task = tokio::spawn(async move { followed.follow().await });
@@ -191,14 +206,22 @@ impl Transport {
     }
 }
 
+fn show(doorway: &Shown, options: &Options, address: &Address, connection: &Connection) {
+    if let Some(doorway) = doorway.get() {
+        doorway.show(options.endpoint(address, connection.peer));
+    }
+}
+
 impl Redis {
     /// Prepares connections; opens none. To be called inside a tokio runtime.
     #[must_use]
     pub fn open(options: &Options) -> Self {
+        let doorway = Shown::default();
         Self {
             timeout: options.timeout,
-            transport: ArcSwapOption::from_pointee(Transport::new(options)),
+            transport: ArcSwapOption::from_pointee(Transport::new(options, &doorway)),
             is_closed: watch::Sender::new(false),
+            doorway,
         }
     }
 
@@ -571,6 +594,10 @@ impl Store for Redis {
         Some(self)
     }
 
+    fn show(&self, doorway: Arc<Doorway>) {
+        let _ = self.doorway.set(doorway);
+    }
+
     fn probe(&self) -> Waiting<'_, ()> {
         let ttl = Duration::from_secs(keys::LIVENESS_PROBE_TTL_S);
         self.set(
@@ -605,7 +632,7 @@ async fn listen(
         dial::stream(options, &address).await
     };
     let stream = match tokio::time::timeout(CONNECT_MAX, connecting).await {
-        Ok(stream) => stream?,
+        Ok(connected) => connected?.0,
         Err(_) => return Err(io::ErrorKind::TimedOut.into()),
     };
     *is_told = false;

@@ -3,18 +3,22 @@
 //! Tyk: `storage/connection_handler.go`; library `storage`: `connector/redis`. `master_name` asks
 //! sentinels, else `enable_cluster` means a cluster, else the first address is the server.
 
-use std::{fmt, net::Ipv6Addr, path::PathBuf, sync::Arc, time::Duration};
-
-use rustls::ClientConfig;
+use std::{
+    fmt,
+    net::{Ipv6Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use crate::{
     config::Storage,
     net::tls::{Identity, TlsOptions, UpstreamTls},
-    storage::StoreError,
+    storage::{Endpoint, StoreError},
 };
 
-/// Connections per server: one for what requests wait for, one for what is large or slow.
-const LANES_MAX: usize = 2;
+/// Connections per server, beside those of shards: one for what requests wait for, one for what is
+/// large or slow.
+pub const CONNECTIONS: usize = 2;
 
 /// How to reach a Redis.
 #[derive(Clone)]
@@ -28,7 +32,7 @@ pub struct Options {
     /// For connecting, and for an answer.
     pub(super) timeout: Duration,
     pub(super) lanes: usize,
-    pub(super) tls: Option<Arc<ClientConfig>>,
+    pub(super) tls: Option<UpstreamTls>,
 }
 
 /// What the addresses are.
@@ -112,13 +116,24 @@ impl Options {
             username: storage.username.clone(),
             password: storage.password.as_str().to_owned(),
             timeout: storage.timeout_or_default(),
-            lanes: storage.max_active_or_default().min(LANES_MAX),
+            lanes: storage.max_active_or_default().min(CONNECTIONS),
             tls,
         })
     }
+
+    /// The server called `host`, found at `address`, for others.
+    pub(super) fn endpoint(&self, host: &Address, address: SocketAddr) -> Endpoint {
+        Endpoint {
+            address,
+            tls: self.tls.clone().map(|tls| (tls, host.host.clone())),
+            username: self.username.clone(),
+            password: self.password.clone(),
+            database: self.database,
+        }
+    }
 }
 
-fn tls(storage: &Storage) -> Result<Arc<ClientConfig>, String> {
+fn tls(storage: &Storage) -> Result<UpstreamTls, String> {
     let file = |path: &String| (!path.is_empty()).then(|| PathBuf::from(path));
     let identity = match (file(&storage.cert_file), file(&storage.key_file)) {
         (Some(chain), Some(key)) => Some(Identity::from_files(&chain, &key)?),
@@ -133,7 +148,7 @@ fn tls(storage: &Storage) -> Result<Arc<ClientConfig>, String> {
         identity,
         ..TlsOptions::default()
     };
-    Ok(UpstreamTls::trusting_only_files(&options)?.config())
+    UpstreamTls::trusting_only_files(&options)
 }
 
 /// Go's constant of a version as `tls_min_version` writes it.

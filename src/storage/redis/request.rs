@@ -2,7 +2,9 @@
 
 use redis::{Cmd, ServerErrorKind, Value};
 
-use crate::storage::{PushOutcome, Records, ScriptReply, StoreError, Ttl, redis::options::Address};
+use crate::storage::{
+    PushOutcome, Records, ScriptReply, StoreError, Ttl, redis::options::Address, resp::Malformed,
+};
 
 /// Commands that go to one server, next to one another.
 #[derive(Clone)]
@@ -224,6 +226,32 @@ fn redirect(error: &redis::ServerError, is_ask: bool) -> Option<Redirect> {
             port: port.parse().ok()?,
         },
         is_ask,
+    })
+}
+
+/// Why a server did not do what it was asked, seen from a connection with nothing else on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    pub error: StoreError,
+    /// Nothing was done: the text must be sent.
+    pub is_script_unknown: bool,
+    /// Another connection may do better, perhaps to another server; this one does nothing.
+    pub is_server_void: bool,
+}
+
+/// Reads a reply that is an error.
+///
+/// # Errors
+/// It is none.
+pub(in crate::storage) fn refusal(line: &[u8]) -> Result<Refusal, Malformed> {
+    let Ok(Value::ServerError(error)) = redis::parse_redis_value(line) else {
+        return Err(Malformed);
+    };
+    let failure = Failure::from_server(&error);
+    Ok(Refusal {
+        is_script_unknown: failure.kind == FailureKind::NoScript,
+        is_server_void: failure.is_wrong_server || failure.is_login_void,
+        error: failure.into(),
     })
 }
 

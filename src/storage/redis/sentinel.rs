@@ -56,18 +56,18 @@ impl Sentinels {
         }
     }
 
-    /// Connects to the master, and makes sure that it is one.
+    /// Connects to the master, and makes sure that it is one; and where that was.
     ///
     /// # Errors
     /// One line.
-    pub(super) async fn dial(&self, load: Load) -> Result<Connection, String> {
+    pub(super) async fn dial(&self, load: Load) -> Result<(Connection, Address), String> {
         let address = self.master().await?;
         let connection = Connection::open(&self.options, &address, load).await?;
         // A sentinel may not know yet that it is none any more.
         match connection.role().await?.as_str() {
             "master" => {
-                self.remember(address, &connection);
-                Ok(connection)
+                self.remember(address.clone(), &connection);
+                Ok((connection, address))
             }
             role => {
                 self.demote();
@@ -85,7 +85,7 @@ impl Sentinels {
             if let Some(sentinel) = self.known().first() {
                 let (events, heard) = mpsc::channel(16);
                 let following = async {
-                    let stream = dial::stream(&self.options, sentinel).await?;
+                    let (stream, _) = dial::stream(&self.options, sentinel).await?;
                     let login = dial::login("", &self.password);
                     pubsub::listen(stream, login, "+switch-master", &events).await
                 };
@@ -160,7 +160,7 @@ impl Sentinels {
 
     /// Address of the master and of the other sentinels, as one sentinel says.
     async fn ask(&self, sentinel: &Address) -> io::Result<Option<(Address, Vec<Address>)>> {
-        let mut stream = dial::stream(&self.options, sentinel).await?;
+        let (mut stream, _) = dial::stream(&self.options, sentinel).await?;
         let question = |what: &str| {
             let mut command = redis::cmd("SENTINEL");
             command.arg(what).arg(&self.master_name);

@@ -1,64 +1,13 @@
 //! The Redis store against servers of its own.
 
-use std::{
-    io::{BufRead as _, BufReader},
-    net::TcpListener,
-    process::{Child, Command, Stdio},
-};
-
 use super::*;
 use crate::{
     config::Storage,
-    storage::{Event, tests::some_records},
+    storage::{
+        Event,
+        tests::{RedisServer, some_records},
+    },
 };
-
-/// A server of this test's own.
-struct Server(Child, u16);
-
-impl Server {
-    fn start() -> Self {
-        // Between giving the port back and the server taking it, another may: try again.
-        for _ in 0..20 {
-            let port = TcpListener::bind("127.0.0.1:0")
-                .unwrap()
-                .local_addr()
-                .unwrap()
-                .port();
-            if let Some(server) = Self::start_on(port) {
-                return server;
-            }
-        }
-        panic!("redis-server found no port");
-    }
-
-    fn start_on(port: u16) -> Option<Self> {
-        let mut child = Command::new("redis-server")
-            .args([
-                "--port",
-                &port.to_string(),
-                "--bind",
-                "127.0.0.1",
-                "--save",
-                "",
-            ])
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("redis-server is installed (see the test command in README.md)");
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let is_ready = lines
-            .map_while(Result::ok)
-            .any(|line| line.contains("Ready to accept connections"));
-        let server = Self(child, port);
-        is_ready.then_some(server)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 fn open(port: u16) -> Redis {
     let storage = Storage {
@@ -80,9 +29,9 @@ fn block_on<T>(test: impl Future<Output = T>) -> T {
 
 #[test]
 fn values_are_set_read_and_removed() {
-    let server = Server::start();
+    let server = RedisServer::start();
     block_on(async {
-        let store = open(server.1);
+        let store = open(server.port);
         assert_eq!(store.get("a").await, Ok(None));
         store.set("a", b"\x00\xff", None).await.unwrap();
         store
@@ -108,15 +57,15 @@ fn values_are_set_read_and_removed() {
 
 #[test]
 fn a_server_that_is_away_is_told_and_used_again_when_it_is_back() {
-    let server = Server::start();
-    let port = server.1;
+    let server = RedisServer::start();
+    let port = server.port;
     block_on(async {
         let store = open(port);
         store.probe().await.unwrap();
         drop(server);
         assert!(matches!(store.probe().await, Err(StoreError::Away(_))));
         assert!(matches!(store.get("a").await, Err(StoreError::Away(_))));
-        let Some(_server) = Server::start_on(port) else {
+        let Some(_server) = RedisServer::start_on(port, &[]) else {
             return; // Somebody else has the port now.
         };
         // The attempts while it was away may still be in their pause.
@@ -146,9 +95,9 @@ async fn promote(store: &Redis) {
 
 #[test]
 fn a_server_that_takes_no_writes_is_read_from_until_there_is_another() {
-    let server = Server::start();
+    let server = RedisServer::start();
     block_on(async {
-        let store = open(server.1);
+        let store = open(server.port);
         store.set("a", b"1", None).await.unwrap();
         demote(&store).await;
         let transport = store.transport().unwrap();
@@ -188,8 +137,8 @@ fn a_server_that_takes_no_writes_is_read_from_until_there_is_another() {
 
 #[test]
 fn refused_writes_do_not_make_a_store_away_that_can_be_read() {
-    let server = Server::start();
-    let port = server.1;
+    let server = RedisServer::start();
+    let port = server.port;
     block_on(async {
         let owner = crate::storage::Owner::new(Arc::new(move || Ok(Arc::new(open(port)))));
         owner.acquire().await.unwrap();
@@ -223,9 +172,9 @@ fn refused_writes_do_not_make_a_store_away_that_can_be_read() {
 
 #[test]
 fn changes_are_made_together_and_names_are_listed() {
-    let server = Server::start();
+    let server = RedisServer::start();
     block_on(async {
-        let store = open(server.1);
+        let store = open(server.port);
         let set = |key: &str, ttl| WriteOp::Set {
             key: key.to_owned(),
             value: b"v".to_vec(),
@@ -283,9 +232,9 @@ fn changes_are_made_together_and_names_are_listed() {
 
 #[test]
 fn counters_keep_the_time_they_began_with() {
-    let server = Server::start();
+    let server = RedisServer::start();
     block_on(async {
-        let store = open(server.1);
+        let store = open(server.port);
         let add = |key: &str, by, ttl_s| Add {
             key: key.to_owned(),
             by,
@@ -320,9 +269,9 @@ fn counters_keep_the_time_they_began_with() {
 
 #[test]
 fn lists_lose_their_oldest_records_and_expire_once() {
-    let server = Server::start();
+    let server = RedisServer::start();
     block_on(async {
-        let store = open(server.1);
+        let store = open(server.port);
         let push = async |count: usize, max, ttl_s: Option<u64>| {
             let limit = ListLimit {
                 records_max: max,
@@ -350,8 +299,8 @@ fn lists_lose_their_oldest_records_and_expire_once() {
 
 #[test]
 fn messages_are_heard_and_a_lost_subscription_is_told() {
-    let server = Server::start();
-    let port = server.1;
+    let server = RedisServer::start();
+    let port = server.port;
     block_on(async {
         let store = open(port);
         let mut heard = store.subscribe("news").unwrap();
@@ -362,7 +311,7 @@ fn messages_are_heard_and_a_lost_subscription_is_told() {
         assert_eq!(heard.next().await, Some(Event::Message(b"1".to_vec())));
         assert_eq!(heard.next().await, Some(Event::Message(b"2".to_vec())));
         drop(server);
-        let Some(_server) = Server::start_on(port) else {
+        let Some(_server) = RedisServer::start_on(port, &[]) else {
             return; // Somebody else has the port now.
         };
         assert_eq!(heard.next().await, Some(Event::Reconnected));
@@ -373,9 +322,9 @@ fn messages_are_heard_and_a_lost_subscription_is_told() {
 fn scripts_are_loaded_when_needed_and_answer_each_for_itself() {
     static ECHO: Script = Script::new("return {KEYS[1], ARGV[1], 7}");
     static FAIL: Script = Script::new("return redis.error_reply('no')");
-    let server = Server::start();
+    let server = RedisServer::start();
     block_on(async {
-        let store = open(server.1);
+        let store = open(server.port);
         let eval = |script, key: &str| Eval {
             script,
             keys: vec![key.to_owned()],
