@@ -210,3 +210,125 @@ fn keys_that_were_confirmed_survive_the_loss_of_a_part_of_a_cluster() {
         cluster.settled("cluster_state:ok");
     });
 }
+
+/// A gateway with a key for `max` requests.
+fn with_quota(storage: Value, max: usize) -> (Gateway, Origin) {
+    let (gateway, origin) = gateway(storage);
+    let rights = json!({"w": {"api_id": "w", "versions": ["Default"]}});
+    gateway.make_key(
+        "countedcounted",
+        json!({"access_rights": rights, "quota_max": max, "quota_renewal_rate": 3600}),
+    );
+    (gateway, origin)
+}
+
+/// Limits that were asked over connections of shards.
+fn asked_directly(gateway: &Gateway) -> f64 {
+    let count = gateway.metric("penstock_limit_asks_direct_total");
+    count.expect("it is counted")
+}
+
+/// Sends requests until shards ask by themselves; so many were admitted.
+fn until_direct(gateway: &Gateway) -> usize {
+    let mut admitted = 0;
+    let before = asked_directly(gateway);
+    eventually("a shard asks by itself", || {
+        admitted += usize::from(with_key(gateway, "countedcounted").0 == 200);
+        (asked_directly(gateway) > before + 3.0).then_some(())
+    });
+    admitted
+}
+
+#[test]
+fn a_shard_asks_for_its_limits_by_itself_where_it_may() {
+    let fixture = |name: &str| {
+        let root = env!("CARGO_MANIFEST_DIR");
+        format!("{root}/tests/conformance/fixtures/{name}")
+    };
+    let login = RedisServer::start_with(|_| ["--requirepass", "secret"].map(str::to_owned).into());
+    let tls = RedisServer::start_with(|port| {
+        let words = [
+            ["--tls-port", &port.to_string()],
+            ["--tls-cert-file", &fixture("upstream.crt")],
+            ["--tls-key-file", &fixture("upstream.key")],
+            ["--tls-ca-cert-file", &fixture("ca.crt")],
+            ["--tls-auth-clients", "yes"],
+        ];
+        words.concat().into_iter().map(str::to_owned).collect()
+    });
+    let tls_port: Vec<String> = tls.ask("CONFIG GET tls-port");
+    for (storage, is_direct) in [
+        (
+            json!({"addrs": [login.address()], "password": "secret", "database": 3}),
+            true,
+        ),
+        (
+            json!({
+                "addrs": [format!("localhost:{}", tls_port[1])], "use_ssl": true,
+                "ca_file": fixture("ca.crt"), "ssl_insecure_skip_verify": true,
+                "cert_file": fixture("client1.crt"), "key_file": fixture("client1.key"),
+            }),
+            true,
+        ),
+        // As many connections as the store itself takes.
+        (
+            json!({
+                "addrs": [login.address()], "password": "secret", "database": 4,
+                "optimisation_max_active": 2,
+            }),
+            false,
+        ),
+    ] {
+        const MAX: usize = 500;
+        let (gateway, _origin) = with_quota(storage, MAX);
+        let mut admitted = match is_direct {
+            true => until_direct(&gateway),
+            false => 0,
+        };
+        let mut client = gateway.client();
+        for _ in 0..MAX {
+            admitted += usize::from(client.keyed("/w/x", "countedcounted").status == 200);
+        }
+        assert!(admitted <= MAX, "{admitted}");
+        // Answers that a busy machine has late may cost a few.
+        assert!(admitted > MAX * 9 / 10, "{admitted}");
+        assert_eq!(asked_directly(&gateway) > 0.0, is_direct);
+    }
+}
+
+#[test]
+fn a_shards_own_connection_follows_the_server() {
+    let mut redis = RedisServer::start();
+    let (gateway, _origin) = with_quota(json!({"addrs": [redis.address()]}), 900);
+    until_direct(&gateway);
+    redis.kill();
+    // A share of what was left.
+    assert_eq!(with_key(&gateway, "countedcounted").0, 200);
+    while !redis.restart() {}
+    until_direct(&gateway);
+    redis.signal("STOP");
+    for _ in 0..20 {
+        assert_eq!(with_key(&gateway, "countedcounted").0, 200);
+    }
+    redis.signal("CONT");
+    until_direct(&gateway);
+}
+
+#[test]
+fn a_shards_own_connection_follows_the_master() {
+    let mut group = SentinelGroup::start("watch");
+    let (gateway, _origin) = with_quota(
+        json!({
+            "addrs": group.sentinel_addresses(), "master_name": "main",
+            "sentinel_password": "watch",
+        }),
+        900,
+    );
+    until_direct(&gateway);
+    let master = group.master();
+    group.servers[master].kill();
+    let master = group.master();
+    until_direct(&gateway);
+    let counters: Vec<String> = group.servers[master].ask("KEYS quota-*");
+    assert_eq!(counters.len(), 1);
+}

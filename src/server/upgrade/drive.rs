@@ -7,7 +7,7 @@ use std::{os::unix::net::UnixStream, process::Child, time::Duration};
 
 use tokio::{
     sync::mpsc::UnboundedReceiver,
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep_until},
 };
 
 use super::{
@@ -43,7 +43,8 @@ pub async fn drive_old(
 ) {
     let mut channel: Option<Channel> = None;
     let mut child: Option<Child> = None;
-    let mut is_ending = false;
+    // Not anew with every event: they may come more often.
+    let mut reap_at: Option<Instant> = None;
     let mut deadline: Option<(old::Deadline, Instant)> = None;
     loop {
         let event = tokio::select! {
@@ -62,11 +63,14 @@ pub async fn drive_old(
                 Some((deadline, _)) => OldEvent::DeadlinePassed(deadline),
                 None => continue,
             },
-            () = sleep(REAP_EVERY), if is_ending => match child.as_mut().map(Child::try_wait) {
-                Some(Ok(None)) => continue,
+            () = until(reap_at) => match child.as_mut().map(Child::try_wait) {
+                Some(Ok(None)) => {
+                    reap_at = Some(Instant::now() + REAP_EVERY);
+                    continue;
+                }
                 // Gone, or not ours any more.
                 _ => {
-                    is_ending = false;
+                    reap_at = None;
                     child = None;
                     channel = None;
                     OldEvent::SuccessorEnded
@@ -87,7 +91,7 @@ pub async fn drive_old(
                             });
                     if started.is_err() && child.is_some() {
                         end(&mut child);
-                        is_ending = child.is_some();
+                        reap_at = child.is_some().then(Instant::now);
                     }
                     let spawned = OldEvent::Spawned(started.map_err(|e| e.to_string()));
                     todo.extend(machine.on(spawned));
@@ -102,7 +106,7 @@ pub async fn drive_old(
                 }
                 OldAction::EndSuccessor => {
                     end(&mut child);
-                    is_ending = true;
+                    reap_at = Some(Instant::now());
                 }
                 OldAction::SetDeadline(name, within) => {
                     deadline = Some((name, Instant::now() + within));
