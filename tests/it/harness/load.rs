@@ -15,7 +15,8 @@ use super::{Client, End, Origin};
 /// Threads that ask for `<path>?id=<n>` until told to stop.
 pub struct Load {
     stop: Arc<AtomicBool>,
-    done: Arc<AtomicU64>,
+    /// Finished requests, by worker.
+    done: Arc<[AtomicU64]>,
     workers: Vec<JoinHandle<Report>>,
 }
 
@@ -35,7 +36,7 @@ impl Load {
     /// each request has a connection of its own.
     pub fn start(port: u16, path: &str, workers: u64, keep_alive: bool) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let done = Arc::new(AtomicU64::new(0));
+        let done: Arc<[AtomicU64]> = (0..workers).map(|_| AtomicU64::new(0)).collect();
         let workers = (0..workers)
             .map(|worker| {
                 let (stop, done, path) = (Arc::clone(&stop), Arc::clone(&done), path.to_owned());
@@ -49,7 +50,7 @@ impl Load {
                         let asked = Instant::now();
                         ask(port, &path, id, keep_alive, &mut client, &mut report);
                         report.slowest = report.slowest.max(asked.elapsed());
-                        done.fetch_add(1, Ordering::Relaxed);
+                        done[worker as usize].fetch_add(1, Ordering::Relaxed);
                     }
                     report
                 })
@@ -64,15 +65,23 @@ impl Load {
 
     /// How many requests have been finished so far.
     pub fn done(&self) -> u64 {
-        self.done.load(Ordering::Relaxed)
+        self.done
+            .iter()
+            .map(|done| done.load(Ordering::Relaxed))
+            .sum()
     }
 
-    /// Returns when `count` more requests have been finished, or after the patience.
+    /// Returns when `count` more requests have been finished and every worker has begun, or after
+    /// the patience.
     #[track_caller]
     pub fn run_for(&self, count: u64) {
         let from = self.done();
         super::eventually("the load goes on", || {
-            (self.done() >= from + count).then_some(())
+            let have_begun = self
+                .done
+                .iter()
+                .all(|done| done.load(Ordering::Relaxed) > 0);
+            (have_begun && self.done() >= from + count).then_some(())
         });
     }
 
