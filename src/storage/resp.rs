@@ -5,7 +5,7 @@
 //! <https://redis.io/docs/latest/develop/reference/protocol-spec/>.
 
 use crate::storage::{
-    Eval, ScriptReply, StoreError,
+    Eval, ScriptReply,
     redis::{Refusal, refusal},
 };
 
@@ -162,12 +162,6 @@ fn value(bytes: &[u8], depth: usize) -> Result<Option<(ScriptReply, usize)>, Mal
         },
     };
     Ok(Some((value, at)))
-}
-
-impl From<Malformed> for StoreError {
-    fn from(malformed: Malformed) -> Self {
-        Self::Away(format!("redis: {malformed}"))
-    }
 }
 
 #[cfg(test)]
