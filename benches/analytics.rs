@@ -38,6 +38,7 @@ fn hit<'a>(identity: Option<&'a Identity>, key: Option<&'a KeyRuns>, path: &'a [
             upstream: 2,
         },
         ip: IpAddr::from([192, 168, 100, 200]),
+        is_peers_ip: true,
         version: b"",
         identity,
         key,

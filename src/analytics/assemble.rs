@@ -410,6 +410,7 @@ mod tests {
         ];
         let long = vec![b'p'; 300];
         let longer = vec![b'/'; 70_000];
+        let rooted = vec![b'/'; 256];
         let now_ms = hit().timestamp_ms;
         let variants = |hit: Hit<'static>| {
             vec![
@@ -442,6 +443,20 @@ mod tests {
                     },
                     timestamp_ms: now_ms - now_ms % 1000,
                     ip: "::ffff:255.255.255.255".parse().unwrap(),
+                    is_peers_ip: true,
+                    ..hit
+                },
+                Hit {
+                    method: b"DELETE",
+                    content_length: 127,
+                    timestamp_ms: now_ms - now_ms % 1000,
+                    is_peers_ip: true,
+                    ..hit
+                },
+                Hit {
+                    method: b"PUT",
+                    content_length: 128,
+                    is_peers_ip: true,
                     ..hit
                 },
                 Hit {
@@ -468,7 +483,8 @@ mod tests {
                 },
             ]
         };
-        let paths: [&[u8]; 4] = [b"/x", &long, &longer, b"\xff"];
+        let [short, of_two, most] = [32, 33, 255].map(|bytes| &rooted[..bytes]);
+        let paths: [&[u8]; 8] = [b"/x", short, of_two, most, &rooted, &long, &longer, b"\xff"];
         for definition in [
             DEFINITION,
             r#"{"api_id": "a"}"#,

@@ -34,6 +34,8 @@ pub struct Hit<'a> {
     /// Zero for a refusal.
     pub latency: Latency,
     pub ip: IpAddr,
+    /// No field told it: it is that of all requests of the connection.
+    pub is_peers_ip: bool,
     /// Empty for an API without versions.
     pub version: &'a [u8],
     /// Whose request it was; `None` for keyless ones and those that showed no good key.
@@ -358,6 +360,7 @@ pub(super) mod tests {
             timestamp_ms: 1_795_377_342_123,
             latency: Latency::default(),
             ip: IpAddr::from([127, 0, 0, 1]),
+            is_peers_ip: false,
             version: b"",
             identity: None,
             key: None,

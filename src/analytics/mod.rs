@@ -39,7 +39,7 @@ pub(crate) use hit::Identified;
 pub use hit::{FieldValues, Hit, Identity, NoFields};
 pub use msgpack::encode;
 pub use normalise::Normaliser;
-pub use prepared::{KeyRuns, Tail};
+pub use prepared::{Again, KeyRuns, Tail};
 pub use record::{Geo, Latency, Network, Record};
 pub use recorder::{ApiRecorder, DETAIL_BYTES_MAX, Recording};
 pub use ring::{Consumer, HitBlock, Producer, ring};

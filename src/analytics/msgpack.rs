@@ -255,7 +255,7 @@ fn sized(out: &mut Vec<u8>, count: usize, short: u8, long: u8) {
 }
 
 #[inline]
-fn text(out: &mut Vec<u8>, bytes: &[u8]) {
+pub(super) fn text(out: &mut Vec<u8>, bytes: &[u8]) {
     // Many are empty, and a copy of nothing costs as much as one of a word.
     if bytes.is_empty() {
         out.push(0xa0);

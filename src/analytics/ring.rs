@@ -5,7 +5,7 @@ use std::{cell::RefCell, sync::Arc};
 use crate::{
     analytics::{
         hit::{Hit, put_short},
-        prepared::Writer,
+        prepared::{Again, KeyRuns, Tail, Writer},
         recorder::ApiRecorder,
     },
     mailbox::{Block, Filler, Party, Taker, blocks_sharing},
@@ -106,9 +106,45 @@ struct Open {
 }
 
 impl Producer {
+    /// Keeps what has the tail of its connection's last record; `key` is `None` where nobody showed
+    /// one. False for anything else, which goes by [`Producer::record`].
+    #[inline(always)]
+    pub fn record_again(
+        &self,
+        api: &ApiRecorder,
+        key: Option<&KeyRuns>,
+        tail: &RefCell<Tail>,
+        again: &impl Again,
+    ) -> bool {
+        let Some(runs) = api.runs() else {
+            return false;
+        };
+        let key = match key {
+            Some(key) if key.is_of(api) => key,
+            Some(_) => return false,
+            None => runs.nobody(),
+        };
+        let mut open = self.open.borrow_mut();
+        let Open {
+            records, writer, ..
+        } = &mut *open;
+        let written = writer.write_again(runs, key, &tail.borrow(), again, records);
+        if written.is_some() {
+            self.metrics.records.count();
+        }
+        written.is_some()
+    }
+
     /// Keeps a hit, or counts it as dropped.
-    #[inline]
+    #[inline(never)]
     pub fn record(&self, api: &Arc<ApiRecorder>, hit: &Hit<'_>) {
+        if let Some(runs) = api.runs()
+            && let Some(key) = runs.who(api, hit)
+            && let (Some(tail), None) = (hit.tail, hit.host)
+            && self.record_again(api, hit.identity.and(Some(key)), tail, hit)
+        {
+            return;
+        }
         let mut open = self.open.borrow_mut();
         let Open {
             records, writer, ..

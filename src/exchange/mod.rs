@@ -261,6 +261,20 @@ impl Ctx {
         }
     }
 
+    /// As [`Ctx::upstream_path`], with what stands behind it in the same buffer, and the length of
+    /// the path.
+    #[inline(always)]
+    #[must_use]
+    pub fn upstream_path_and_behind(&self) -> (&[u8], usize) {
+        match self.course.upstream_path_span {
+            Some(span) => {
+                let from = self.inb.get(span.at as usize..).unwrap_or_default();
+                (from, span.len as usize)
+            }
+            None => (&self.course.upstream_path, self.course.upstream_path.len()),
+        }
+    }
+
     /// The bytes of a part of the head.
     #[must_use]
     pub fn part(&self, span: Span) -> &[u8] {
@@ -268,6 +282,7 @@ impl Ctx {
     }
 
     /// The value of the first field of that name.
+    #[inline]
     #[must_use]
     pub fn field(&self, name: h1::FieldName) -> Option<&[u8]> {
         self.head.fields.value(name).map(|value| self.part(value))
@@ -324,6 +339,14 @@ impl Ctx {
             return peer;
         }
         crate::http::real_ip::real_ip(&self.head.fields, &self.inb, peer).0
+    }
+
+    /// Whether [`Ctx::real_ip`] may differ from one request of a connection to the next.
+    #[inline]
+    #[must_use]
+    pub fn may_tell_ip(&self) -> bool {
+        let fields = &self.head.fields;
+        fields.has(h1::FieldName::XRealIp) | fields.has(h1::FieldName::XForwardedFor)
     }
 
     /// Forgets the request and keeps the allocations.

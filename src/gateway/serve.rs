@@ -495,10 +495,9 @@ async fn proxy(
     if cx.course.is_recorded
         && let Some(target) = upstream.targets().first()
     {
-        if target.keeps_path(&path) {
+        if span.is_some() && target.keeps_path(&path) {
             cx.course.upstream_path_span = span;
-        }
-        if cx.course.upstream_path_span.is_none() {
+        } else {
             let mut sent = std::mem::take(&mut cx.course.upstream_path);
             target.write_path(&mut sent, &path, None);
             cx.course.upstream_path = sent;

@@ -19,8 +19,8 @@ use crossbeam_queue::ArrayQueue;
 pub const BLOCK_BYTES: usize = 64 << 10;
 
 /// Empty blocks that wait to be filled again: as many as come back at once where the other side takes
-/// a megabyte at a time.
-const SPARE_MAX: usize = 16;
+/// a megabyte at a time, a few times in a row.
+const SPARE_MAX: usize = 48;
 
 /// A way for up to `bytes_max` bytes; at least one block.
 #[must_use]
@@ -148,6 +148,9 @@ impl<T: Party> Filler<T> {
             return false;
         }
         let place = self.place(party);
+        if self.block.bytes.is_empty() {
+            self.block.bytes.reserve(self.room);
+        }
         write(place, &mut self.block.bytes);
         self.block.filled = self.block.bytes.len();
         self.block.entry_count += 1;
@@ -164,16 +167,28 @@ impl<T: Party> Filler<T> {
         bytes_max: usize,
         write: impl FnOnce(&mut [u8]) -> Option<usize>,
     ) -> Option<()> {
+        let bytes = write(self.place_within(bytes_max)?)?;
+        self.take_in(bytes);
+        Some(())
+    }
+
+    /// As [`Filler::put_within`], in two steps: where the next entry goes; `None` when there is no room.
+    /// It is added by [`Filler::take_in`].
+    #[inline(always)]
+    pub fn place_within(&mut self, bytes_max: usize) -> Option<&mut [u8]> {
         if bytes_max > self.room && !self.turn_within(bytes_max) {
             return None;
         }
         let filled = self.block.filled;
-        let place = self.block.bytes.get_mut(filled..)?;
-        let bytes = write(place.get_mut(..bytes_max)?)?;
-        self.block.filled = filled + bytes;
+        self.block.bytes.get_mut(filled..filled + bytes_max)
+    }
+
+    /// Adds the entry that stands in so many bytes of what [`Filler::place_within`] gave.
+    #[inline(always)]
+    pub fn take_in(&mut self, bytes: usize) {
+        self.block.filled += bytes;
         self.block.entry_count += 1;
         self.room -= bytes;
-        Some(())
     }
 
     #[cold]
@@ -182,7 +197,9 @@ impl<T: Party> Filler<T> {
             return false;
         }
         // A block that was filled before has them all.
-        self.block.bytes.resize(self.room, 0);
+        if self.block.bytes.len() < self.room {
+            self.block.bytes = vec![0; self.room];
+        }
         true
     }
 
@@ -212,10 +229,6 @@ impl<T: Party> Filler<T> {
             self.block = spare;
         }
         self.room = bytes.max(BLOCK_BYTES);
-        // What is to be written over stays for `put_within`; `put` appends to nothing.
-        self.block
-            .bytes
-            .reserve(self.room.saturating_sub(self.block.bytes.len()));
         true
     }
 
@@ -306,7 +319,8 @@ impl<T> Taker<T> {
 
     /// Gives back what [`Block::into_bytes`] took. The bytes stay as they are, to be written over.
     pub fn give_bytes(&self, bytes: Vec<u8>) {
-        if bytes.capacity() <= 2 * BLOCK_BYTES {
+        // One that is no whole block would have to grow first.
+        if (BLOCK_BYTES..=2 * BLOCK_BYTES).contains(&bytes.len()) {
             let block = Block {
                 bytes,
                 ..Block::default()

@@ -137,7 +137,14 @@ impl Clock {
     #[inline]
     #[must_use]
     pub fn unix_ms_at(&self, us: u64) -> u64 {
-        us.wrapping_add(self.unix_ahead_us.get()) / 1_000
+        self.unix_us_at(us) / 1_000
+    }
+
+    /// As [`Clock::unix_ms_at`], in microseconds.
+    #[inline]
+    #[must_use]
+    pub fn unix_us_at(&self, us: u64) -> u64 {
+        us.wrapping_add(self.unix_ahead_us.get())
     }
 
     fn read_wall_clock(&self) {

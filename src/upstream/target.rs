@@ -106,7 +106,7 @@ impl Target {
     }
 
     /// Whether [`Target::write_path`] writes this path as it is, without a query.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn keeps_path(&self, path: &[u8]) -> bool {
         let is_bare = self.path.is_empty() && self.query.is_empty();
