@@ -51,7 +51,7 @@ pub fn run(plan: &Plan, bench: &Bench) -> io::Result<bool> {
         out.extend_from_slice(&head);
     })?;
     let watched = watch.end()?;
-    let dropped = gateway.metric("penstock_analytics")?;
+    let dropped = gateway.metric("penstock_analytics_records_dropped_total")?;
     let mut checks = Checks::default();
     let wrong = seen.iter().filter(|s| !s.is_admitted()).count();
     checks.check(
