@@ -729,6 +729,7 @@ impl Writer {
         msgpack::hour(&mut run, began / HOUR_MS);
         self.hour = run.try_into().ok()?;
         self.hour_began_ms = began;
+        self.second_began_us = NEVER;
         Some(())
     }
 

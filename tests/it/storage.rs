@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
 use crate::harness::{
-    RedisCluster, RedisServer, SentinelGroup, TempDir, Wire, eventually, free_port, merge,
+    RedisCluster, RedisServer, SentinelGroup, TempDir, Wire, eventually, fixture, free_port, merge,
 };
 
 fn runtime() -> Runtime {
@@ -256,24 +256,8 @@ fn a_server_with_a_login_does_everything() {
 
 #[test]
 fn tls_is_spoken_with_the_authority_and_the_certificate_of_the_configuration() {
-    let fixture = |name: &str| {
-        format!(
-            "{}/tests/conformance/fixtures/{name}",
-            env!("CARGO_MANIFEST_DIR")
-        )
-    };
-    let server = RedisServer::start_with(|port| {
-        let words = [
-            ["--tls-port", &port.to_string()],
-            ["--tls-cert-file", &fixture("upstream.crt")],
-            ["--tls-key-file", &fixture("upstream.key")],
-            ["--tls-ca-cert-file", &fixture("ca.crt")],
-            ["--tls-auth-clients", "yes"],
-        ];
-        words.concat().into_iter().map(str::to_owned).collect()
-    });
-    let tls_port: Vec<String> = server.ask("CONFIG GET tls-port");
-    let address = [format!("127.0.0.1:{}", tls_port[1])];
+    let (_server, port) = RedisServer::start_with_tls();
+    let address = [format!("127.0.0.1:{port}")];
     let with = |more: Value| {
         let mut storage = json!({
             "use_ssl": true, "ca_file": fixture("ca.crt"), "timeout": 1,

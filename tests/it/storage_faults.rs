@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{
     Gateway, Origin, RedisCluster, RedisServer, Response, SentinelGroup, Setup, api, eventually,
+    fixture,
 };
 
 /// What a request may take beside waiting for the store; machines that test are busy.
@@ -241,22 +242,8 @@ fn until_direct(gateway: &Gateway) -> usize {
 
 #[test]
 fn a_shard_asks_for_its_limits_by_itself_where_it_may() {
-    let fixture = |name: &str| {
-        let root = env!("CARGO_MANIFEST_DIR");
-        format!("{root}/tests/conformance/fixtures/{name}")
-    };
     let login = RedisServer::start_with(|_| ["--requirepass", "secret"].map(str::to_owned).into());
-    let tls = RedisServer::start_with(|port| {
-        let words = [
-            ["--tls-port", &port.to_string()],
-            ["--tls-cert-file", &fixture("upstream.crt")],
-            ["--tls-key-file", &fixture("upstream.key")],
-            ["--tls-ca-cert-file", &fixture("ca.crt")],
-            ["--tls-auth-clients", "yes"],
-        ];
-        words.concat().into_iter().map(str::to_owned).collect()
-    });
-    let tls_port: Vec<String> = tls.ask("CONFIG GET tls-port");
+    let (_tls, tls_port) = RedisServer::start_with_tls();
     for (storage, is_direct) in [
         (
             json!({"addrs": [login.address()], "password": "secret", "database": 3}),
@@ -264,7 +251,7 @@ fn a_shard_asks_for_its_limits_by_itself_where_it_may() {
         ),
         (
             json!({
-                "addrs": [format!("localhost:{}", tls_port[1])], "use_ssl": true,
+                "addrs": [format!("localhost:{tls_port}")], "use_ssl": true,
                 "ca_file": fixture("ca.crt"), "ssl_insecure_skip_verify": true,
                 "cert_file": fixture("client1.crt"), "key_file": fixture("client1.key"),
             }),

@@ -54,6 +54,12 @@ pub fn within<T>(limit: Duration, mut condition: impl FnMut() -> Option<T>) -> O
     }
 }
 
+/// A file of the conformance suites.
+pub fn fixture(name: &str) -> String {
+    let root = env!("CARGO_MANIFEST_DIR");
+    format!("{root}/tests/conformance/fixtures/{name}")
+}
+
 /// Whether the long forms of slow tests were asked for.
 pub fn slow_tests() -> bool {
     std::env::var_os("SLOW_TESTS").is_some_and(|v| v != "0" && !v.is_empty())

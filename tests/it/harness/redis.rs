@@ -7,7 +7,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use super::{PATIENCE, TempDir, eventually, gateway::signal, within};
+use super::{PATIENCE, TempDir, eventually, fixture, gateway::signal, within};
 use crate::harness::free_port;
 
 /// A configuration in a server's folder, where it has one.
@@ -38,6 +38,22 @@ impl RedisServer {
                 Self::spawn(TempDir::in_memory("redis"), all)
             })
             .expect("redis-server found no port")
+    }
+
+    /// A server that also speaks TLS, to clients of the fixtures' authority, and on which port.
+    pub fn start_with_tls() -> (Self, u16) {
+        let server = Self::start_with(|port| {
+            let words = [
+                ["--tls-port", &port.to_string()],
+                ["--tls-cert-file", &fixture("upstream.crt")],
+                ["--tls-key-file", &fixture("upstream.key")],
+                ["--tls-ca-cert-file", &fixture("ca.crt")],
+                ["--tls-auth-clients", "yes"],
+            ];
+            words.concat().into_iter().map(str::to_owned).collect()
+        });
+        let port: (String, u16) = server.ask("CONFIG GET tls-port");
+        (server, port.1)
     }
 
     /// `arguments` begin with a port argument.
