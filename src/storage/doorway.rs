@@ -11,10 +11,8 @@ pub struct Endpoint {
     pub address: SocketAddr,
     /// With the name that the certificate is checked for.
     pub tls: Option<(UpstreamTls, String)>,
-    pub username: String,
-    /// Empty: none.
-    pub password: String,
-    pub database: i64,
+    /// Commands as they are written, and how many answers they get.
+    pub greeting: (Vec<u8>, usize),
 }
 
 /// Who the server is at the moment, as the store's own connection has found it: its name resolved,

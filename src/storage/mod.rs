@@ -35,6 +35,8 @@ pub use liveness::{Liveness, Probe};
 pub use ops::{Add, Chunk, Counter, ListLimit, PushOutcome, Records, Replace, Ttl, WriteOp};
 pub use owner::{NotOwner, Open, Owner, Ownership, WriteGuard};
 pub use pulse::Pulse;
+#[cfg(test)]
+pub(crate) use redis::written;
 pub use redis::{CONNECTIONS as STORE_CONNECTIONS, Redis, Refusal};
 pub use script::{Eval, Script, ScriptReply, Scripts};
 pub use subscription::{Event, Subscription};

@@ -22,14 +22,6 @@ const HEAD_MAX: usize = 64;
 #[error("the server's answer is not of its protocol")]
 pub struct Malformed;
 
-/// Appends a command.
-pub fn write_command(words: &[&[u8]], out: &mut Vec<u8>) {
-    write_head(b'*', words.len(), out);
-    for word in words {
-        write_bulk(word, out);
-    }
-}
-
 /// Appends the run of a script, by its name (`EVALSHA`) or by its text (`EVAL`).
 pub fn write_eval(eval: &Eval, is_by_text: bool, out: &mut Vec<u8>) {
     write_head(b'*', 3 + eval.keys.len() + eval.args.len(), out);
@@ -241,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn commands_are_written_as_the_library_writes_them() {
+    fn scripts_are_written_as_the_library_writes_them() {
         static SCRIPT: Script = Script::new("return 1");
         let eval = Eval {
             script: &SCRIPT,
@@ -260,9 +252,6 @@ mod tests {
             assert_eq!(out, expected.get_packed_command());
         }
         let mut out = Vec::new();
-        write_command(&[b"SELECT", b"0"], &mut out);
-        assert_eq!(out, redis::cmd("SELECT").arg(0).get_packed_command());
-        out.clear();
         push_number(usize::MAX, &mut out);
         assert_eq!(out, usize::MAX.to_string().into_bytes());
     }

@@ -31,7 +31,7 @@ use crate::{
     },
     storage::{
         Doorway, Endpoint, Eval, Refusal, ScriptReply, StoreError,
-        resp::{Malformed, read_reply, write_command, write_eval},
+        resp::{Malformed, read_reply, write_eval},
     },
 };
 
@@ -469,8 +469,7 @@ impl Drop for Ending<'_> {
     }
 }
 
-/// Connects and logs in. `PING` makes sure that somebody is there: the kernel accepts for a server
-/// that stands still.
+/// Connects and logs in.
 async fn connect(endpoint: &Endpoint, watch: &Watch) -> io::Result<Stream> {
     let tcp = Tcp::connect(endpoint.address, CONNECT_MAX).await?;
     let deadline = watch.deadline(tcp.fd());
@@ -479,24 +478,8 @@ async fn connect(endpoint: &Endpoint, watch: &Watch) -> io::Result<Stream> {
         None => Stream::Tcp(tcp),
         Some((tls, host)) => Stream::Tls(Box::pin(tls.connect(tcp, host)).await?),
     };
-    let mut out = Vec::new();
-    let mut due = 1;
-    if !endpoint.password.is_empty() {
-        let (user, password) = (endpoint.username.as_bytes(), endpoint.password.as_bytes());
-        let words = [&b"AUTH"[..], user, password];
-        match user {
-            b"" => write_command(&[b"AUTH", password], &mut out),
-            _ => write_command(&words, &mut out),
-        }
-        due += 1;
-    }
-    if endpoint.database != 0 {
-        let database = endpoint.database.to_string();
-        write_command(&[b"SELECT", database.as_bytes()], &mut out);
-        due += 1;
-    }
-    write_command(&[b"PING"], &mut out);
-    stream.write_all(out, 0).await.0?;
+    let (greeting, mut due) = endpoint.greeting.clone();
+    stream.write_all(greeting, 0).await.0?;
     let mut buf = Vec::with_capacity(1 << 10);
     while due > 0 {
         let (read, back) = stream.read(buf).await;

@@ -13,7 +13,7 @@ use super::*;
 use crate::{
     limit::{Cells, QuotaCell, QuotaLimit, RateLimit, Settings, Taken, Work},
     net::io::tests::on_both_drivers,
-    storage::tests::RedisServer,
+    storage::{tests::RedisServer, written},
 };
 
 /// A server that answers commands as the test says: by the number of the connection, from 1, and by
@@ -80,9 +80,7 @@ fn endpoint(address: SocketAddr) -> Endpoint {
     Endpoint {
         address,
         tls: None,
-        username: String::new(),
-        password: String::new(),
-        database: 0,
+        greeting: written(&[redis::cmd("PING")]),
     }
 }
 
@@ -288,9 +286,10 @@ fn the_login_and_the_database_are_those_of_the_store() {
         let server = RedisServer::start_with(&["--requirepass", "secret"]);
         let shard = shard(local(&server), NO_DEADLINE_MS);
         let login = |password: &str| Endpoint {
-            username: "default".to_owned(),
-            password: password.to_owned(),
-            database: 3,
+            greeting: written(&[
+                redis::cmd("AUTH").arg("default").arg(password).clone(),
+                redis::cmd("SELECT").arg(3).clone(),
+            ]),
             ..endpoint(local(&server))
         };
         shard

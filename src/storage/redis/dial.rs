@@ -94,6 +94,23 @@ pub(super) fn login(username: &str, password: &str) -> Option<Cmd> {
     Some(login)
 }
 
+/// All that it says before anything else. `PING` makes sure that somebody is there: the kernel accepts
+/// for a server that stands still.
+pub(super) fn greeting(options: &Options) -> Vec<Cmd> {
+    let mut select = redis::cmd("SELECT");
+    select.arg(options.database);
+    let select = (options.database != 0).then_some(select);
+    let login = login(&options.username, &options.password);
+    let commands = login.into_iter().chain(select);
+    commands.chain([redis::cmd("PING")]).collect()
+}
+
+/// Commands as they are written, and how many they are.
+pub(crate) fn written(commands: &[Cmd]) -> (Vec<u8>, usize) {
+    let bytes = commands.iter().flat_map(Cmd::get_packed_command);
+    (bytes.collect(), commands.len())
+}
+
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Load {
@@ -154,15 +171,9 @@ impl Connection {
         let say = |error: &dyn std::fmt::Display| format!("{address}: {error}");
         let (mut stream, peer) = stream(options, address).await.map_err(|e| say(&e))?;
         if load == Load::Bulk {
-            let mut first: Vec<_> = login(&options.username, &options.password)
-                .into_iter()
-                .collect();
-            if options.database != 0 {
-                let mut select = redis::cmd("SELECT");
-                select.arg(options.database);
-                first.push(select);
-            }
-            converse(&mut *stream, &first).await.map_err(|e| say(&e))?;
+            converse(&mut *stream, &greeting(options))
+                .await
+                .map_err(|e| say(&e))?;
             let (freight, driver) = Freight::new(stream);
             return Ok(Self::driven(Way::Freight(freight), peer, driver));
         }

@@ -38,6 +38,8 @@ use crate::storage::{
 
 use cluster::Cluster;
 use dial::Connection;
+#[cfg(test)]
+pub(crate) use dial::written;
 use link::Link;
 pub use options::CONNECTIONS;
 pub(super) use options::Options;

@@ -13,7 +13,7 @@ use std::{
 use crate::{
     config::Storage,
     net::tls::{Identity, TlsOptions, UpstreamTls},
-    storage::{Endpoint, StoreError},
+    storage::{Endpoint, StoreError, redis::dial},
 };
 
 /// Connections per server, beside those of shards: one for what requests wait for, one for what is
@@ -126,9 +126,7 @@ impl Options {
         Endpoint {
             address,
             tls: self.tls.clone().map(|tls| (tls, host.host.clone())),
-            username: self.username.clone(),
-            password: self.password.clone(),
-            database: self.database,
+            greeting: dial::written(&dial::greeting(self)),
         }
     }
 }
